@@ -1,0 +1,276 @@
+"""The stack: one map per subject, voxel by subject, in one array."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
+from tqdm import tqdm
+
+from gpustats import images
+from gpustats.images import ImageLike, Volumes
+from gpustats.spaces import Grid
+from gpustats.stacking import Stack, prefetch
+
+Missing: TypeAlias = Literal["drop_voxel", "raise"]
+FWHM_PER_SIGMA = np.sqrt(8 * np.log(2))
+"""Full width at half maximum of a Gaussian, in standard deviations."""
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """Hold one map per subject, stacked.
+
+    Parameters
+    ----------
+    values
+        ``(n_voxels, n_subjects)`` float32, Fortran order (each subject's map is contiguous),
+        in the units of the first level; finite everywhere.
+    grid
+        Which voxels these are.
+    subjects
+        Label of each subject, in the order of the columns, or None when they carry none.
+    dropped
+        How many voxels left the mask, by reason.
+
+    Raises
+    ------
+    ValueError
+        If shape, type or layout of ``values`` is not the one above, or labels repeat.
+    """
+
+    values: NDArray[np.float32]
+    grid: Grid
+    subjects: tuple[str, ...] | None = None
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 2 or self.values.shape[0] != self.grid.n_voxels:
+            raise ValueError(
+                f"values must be (n_voxels, n_subjects) with {self.grid.n_voxels} voxels, "
+                f"got shape {self.values.shape}"
+            )
+        if self.values.dtype != np.float32 or not self.values.flags.f_contiguous:
+            raise ValueError("values must be float32 in Fortran order: np.asfortranarray them")
+        if self.subjects is not None:
+            check_labels(self.subjects, self.n_subjects, "maps")
+
+    @property
+    def n_voxels(self) -> int:
+        """Number of voxels in the mask."""
+        return int(self.values.shape[0])
+
+    @property
+    def n_subjects(self) -> int:
+        """Number of maps."""
+        return int(self.values.shape[1])
+
+    def subset(self, keep: NDArray[np.bool_], reason: str) -> Maps:
+        """Return the maps without the voxels where ``keep``, ``(n_voxels,)``, is false."""
+        dropped = {**self.dropped, reason: int(np.count_nonzero(~keep))}
+        values = np.asfortranarray(self.values[keep])
+        return Maps(values, self.grid.subset(keep), self.subjects, dropped)
+
+
+def check_labels(labels: Sequence[str], n_expected: int, owner: str) -> None:
+    """Refuse subject labels that repeat or do not number ``n_expected``."""
+    if len(labels) != n_expected:
+        raise ValueError(f"{len(labels)} subject labels for {n_expected} {owner}; one each, please")
+    repeated = sorted({label for label in labels if labels.count(label) > 1})
+    if repeated:
+        raise ValueError(f"subject labels of the {owner} must be unique; repeated: {repeated}")
+
+
+def load_maps(
+    maps: ImageLike | Iterable[ImageLike],
+    mask: Any = None,
+    *,
+    subjects: Sequence[str] | None = None,
+    missing: Missing = "drop_voxel",
+    zero_is_missing: bool = False,
+    smoothing_fwhm: float | None = None,
+    resample: bool = False,
+) -> Maps:
+    """Read one map per subject into a voxel-by-subject stack.
+
+    Files are inflated on all cores; at no time is more held than the stack and a few volumes.
+
+    Parameters
+    ----------
+    maps
+        3D images (paths or in memory), or one 4D image with a volume per subject.
+    mask
+        A path, an image, a `Grid` or a fitted masker. Without one, the mask is made of the
+        voxels that are finite in all maps and differ between some of them.
+    subjects
+        Label of each map. Without them, the BIDS ``sub-<label>`` entities of the file names,
+        when every name has one and no two agree.
+    missing
+        What to do with voxels that are not finite in some map: ``"drop_voxel"`` takes them out
+        of the mask and logs their number, ``"raise"`` refuses them.
+    zero_is_missing
+        Whether a value of exactly 0 means "no data here".
+    smoothing_fwhm
+        Full width at half maximum of a Gaussian to smooth each map with, in mm. Missing voxels
+        stay missing and take no part.
+    resample
+        Whether to bring images of another grid to that of the mask (or of the first map) by
+        linear interpolation, rather than to refuse them.
+
+    Returns
+    -------
+    Maps
+        Values in float32, voxels that vary and are finite in every map.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is not there.
+    ValueError
+        If there are fewer than two maps; a file is damaged, not NIfTI or of another grid; a map
+        has no finite voxel in the mask; no voxel is left; or ``missing="raise"`` and one is.
+
+    Examples
+    --------
+    >>> import nibabel as nib
+    >>> noise = np.random.default_rng(0).standard_normal((4, 5, 6, 10), dtype=np.float32)
+    >>> load_maps(nib.Nifti1Image(noise, np.eye(4))).values.shape
+    (120, 10)
+    """
+    if missing not in ("drop_voxel", "raise"):
+        raise ValueError(f"missing must be 'drop_voxel' or 'raise', got {missing!r}")
+    if smoothing_fwhm is not None and not smoothing_fwhm >= 0:
+        raise ValueError(f"smoothing_fwhm must be a width in mm >= 0, got {smoothing_fwhm!r}")
+    volumes = list(_open_all(maps))
+    if len(volumes) < 2:
+        raise ValueError(f"a group needs at least 2 maps, got {len(volumes)}")
+    if subjects is None:
+        subjects = file_labels(volume.path for volume, _ in volumes)
+    labels = None if subjects is None else tuple(map(str, subjects))
+    if labels is not None:
+        check_labels(labels, len(volumes), "maps")
+    first = volumes[0][0]
+    target = images.read_mask(mask) if mask is not None else None
+    grid = target or Grid(np.ones(first.shape, bool), first.affine)
+    if not resample:
+        _check_grids([v for v, _ in volumes], grid, "the mask" if target else first.name)
+    stack = Stack(grid, len(volumes), all_rows=target is not None)
+    cells = None if target is None else stack.cells
+    reader = _Reader(grid, cells, zero_is_missing, smoothing_fwhm or 0.0)
+    for values, (volume, _) in zip(_read_all(reader, volumes), volumes, strict=True):
+        stack.add(values, volume.name)
+    dropped = stack.dropped(allow_missing=missing == "drop_voxel")
+    values, grid = stack.finish()
+    return Maps(values, grid, labels, dropped)
+
+
+def _open_all(maps: ImageLike | Iterable[ImageLike]) -> Iterator[tuple[Volumes, int]]:
+    """Open every image and yield each volume with its index, or say which image is wrong."""
+    if isinstance(maps, str | os.PathLike) or images.is_image(maps):
+        whole = images.open_image(maps)
+        yield from ((whole, index) for index in range(whole.n_volumes))
+        return
+    sources = list(maps)
+    for number, source in enumerate(sources):
+        volumes = images.open_image(source, f"image {number + 1}")
+        if volumes.n_volumes != 1 and len(sources) > 1:
+            raise ValueError(
+                f"{volumes.name}: images in a list must be 3D, got shape {volumes.image.shape}; "
+                "give either 3D images or one 4D image"
+            )
+        yield from ((volumes, index) for index in range(volumes.n_volumes))
+
+
+def file_labels(sources: Iterable[Any]) -> tuple[str, ...] | None:
+    """Return the BIDS subjects of the paths if every path names one and none repeats."""
+    found = [
+        bids_subject(Path(source)) if isinstance(source, str | os.PathLike) else None
+        for source in sources
+    ]
+    labels = tuple(label for label in found if label is not None)
+    return labels if len(labels) == len(set(labels)) == len(found) else None
+
+
+def bids_subject(path: Path) -> str | None:
+    """Return the BIDS subject entity of a file name: ``sub-01`` of ``sub-01_con.nii.gz``."""
+    entity = path.name.split("_")[0]
+    return entity.split(".")[0] if entity.startswith("sub-") else None
+
+
+def _check_grids(volumes: Sequence[Volumes], grid: Grid, reference: str) -> None:
+    """Refuse the first image that is not on the common grid, with both grids in the message."""
+    for volume in volumes:
+        if images.same_grid(volume.shape, volume.affine, grid.mask.shape, grid.affine):
+            continue
+        if volume.shape != grid.mask.shape:
+            theirs, ours = f"shape {volume.shape}", f"shape {grid.mask.shape}"
+        else:
+            theirs, ours = (
+                f"affine {a[:3].round(4).tolist()}" for a in (volume.affine, grid.affine)
+            )
+        raise ValueError(
+            f"{volume.name}: {theirs} differs from {ours} of {reference}; all images must share "
+            "one grid, or be aligned on request (resample=True, --resample)"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """Turn one volume of a file into the values of the candidate voxels, NaN where missing."""
+
+    grid: Grid
+    cells: NDArray[np.intp] | None
+    zero_is_missing: bool
+    smoothing_fwhm: float
+
+    def __call__(self, item: tuple[Volumes, int]) -> NDArray[np.float32]:
+        """Read, align, mark the missing, smooth; ``(n_candidates,)`` in memory order."""
+        volumes, index = item
+        volume = volumes.read(index)
+        if not images.same_grid(
+            volumes.shape, volumes.affine, self.grid.mask.shape, self.grid.affine
+        ):
+            volume = images.resample(volume, volumes.affine, self.grid)
+        if self.zero_is_missing:
+            volume = np.where(volume == 0, np.float32(np.nan), volume)
+        if self.smoothing_fwhm > 0:
+            volume = smooth(volume, self.smoothing_fwhm / self.grid.voxel_sizes_mm)
+        values = volume.ravel(order="F")
+        return values if self.cells is None else values[self.cells]
+
+
+def smooth(volume: NDArray[np.float32], fwhm_voxels: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Smooth a volume with a Gaussian; the image is 0 outside, as in nilearn and FSL.
+
+    Missing voxels stay missing; around them the weights of the others are renormalised, so that
+    no missing value counts as 0.
+    """
+    finite = np.isfinite(volume)
+    blurred = _gaussian(np.where(finite, volume, 0), fwhm_voxels)
+    if not finite.all():
+        holes = _gaussian((~finite).astype(np.float32), fwhm_voxels)
+        blurred = np.where(finite, blurred / np.maximum(1 - holes, 1e-6), np.nan)
+    return blurred.astype(np.float32, copy=False)
+
+
+def _gaussian(volume: NDArray[Any], fwhm_voxels: NDArray[np.float64]) -> NDArray[Any]:
+    """Filter along each axis."""
+    for axis, sigma in enumerate(fwhm_voxels / FWHM_PER_SIGMA):
+        volume = gaussian_filter1d(volume, sigma, axis=axis, mode="constant")
+    return volume
+
+
+def _read_all(
+    reader: _Reader, volumes: Sequence[tuple[Volumes, int]]
+) -> Iterator[NDArray[np.float32]]:
+    """Read all volumes in order, on all cores where files can be read independently."""
+    one_file = volumes[0][0].n_volumes > 1
+    n_threads = 1 if one_file else len(os.sched_getaffinity(0))
+    results = prefetch(reader, volumes, n_threads)
+    yield from tqdm(results, "reading maps", len(volumes), unit="map", disable=None, delay=1)

@@ -1,0 +1,38 @@
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpustats.engines import resolve
+
+DATA_VARIABLE = "GPUSTATS_TEST_DATA"
+
+
+@pytest.fixture
+def rng():
+    """The same numbers in every run and every order of tests."""
+    return np.random.default_rng(20261122)
+
+
+@pytest.fixture(params=["cpu"])
+def engine(request):
+    """Every engine there is: tests of the seam hold for all of them."""
+    return resolve(request.param)
+
+
+@pytest.fixture(scope="session")
+def reference_data():
+    """The folder of real data and of other packages' results, where the machine has it."""
+    folder = os.environ.get(DATA_VARIABLE)
+    if not folder or not Path(folder).is_dir():
+        pytest.skip(f"{DATA_VARIABLE} names no folder with reference data")
+    return Path(folder)
+
+
+@pytest.fixture
+def log(caplog):
+    """What the package logs."""
+    caplog.set_level(logging.INFO, logger="gpustats")
+    return caplog
