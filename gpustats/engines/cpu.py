@@ -1,0 +1,183 @@
+"""The CPU engine: NumPy arrays, Numba for the hot loops, a thread per core.
+
+Assumes what `gpustats.engines.Engine` lists: contiguous arrays of the stated types, finite, not
+empty. Every function gives the same bits for any number of threads: work is cut into fixed
+blocks of voxels and no sum crosses a block.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+
+import numba
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from gpustats import distributions
+from gpustats.engines import Regression
+from gpustats.spaces import Lattice
+
+xp = np
+
+VOXEL_BLOCK = 1024
+"""Voxels that a thread works on at a time: their running sums stay in the first-level cache."""
+Z_BLOCK = 16384
+"""Voxels whose z values a thread computes at a time: enough to make the call worth it."""
+
+
+def describe() -> str:
+    """Return one line that names libraries, versions and the device."""
+    return (
+        f"NumPy {np.__version__}, Numba {numba.__version__}, {n_threads()} threads, "
+        f"{platform.machine()}"
+    )
+
+
+def free_bytes() -> int:
+    """Return how much memory the operating system can still give."""
+    for line in _meminfo().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _meminfo() -> str:
+    """Return Linux's account of memory, or nothing elsewhere."""
+    path = Path("/proc/meminfo")
+    return path.read_text() if path.exists() else ""
+
+
+def n_threads() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def to_host(array: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Return the array: it is on the host."""
+    return array
+
+
+def regress(values: NDArray[np.float32], basis: NDArray[np.float64]) -> Regression:
+    """Fit every voxel by least squares, in float64 and two passes over each block of voxels.
+
+    The residuals are formed before they are squared: ||y||² - ||Q'y||² would lose every digit
+    where the mean is much larger than the spread.
+    """
+    n_voxels = values.shape[0]
+    rank = basis.shape[1]
+    regression = Regression(np.empty((rank, n_voxels)), np.empty(n_voxels))
+    columns = np.ascontiguousarray(basis.T)
+    _in_blocks(
+        lambda a, b: _regress_block(values.T, columns, a, b, *regression), n_voxels, VOXEL_BLOCK
+    )
+    return regression
+
+
+def t_to_z(t: NDArray[np.float64], df: float) -> NDArray[np.float64]:
+    """Turn t values, any shape, into z values of the same upper tail."""
+    flat, z = np.ravel(t), np.empty(t.size)
+    _in_blocks(lambda a, b: distributions.t_to_z(flat[a:b], df, out=z[a:b]), t.size, Z_BLOCK)
+    return z.reshape(t.shape)
+
+
+def f_to_z(f: NDArray[np.float64], dimension: int, df: float) -> NDArray[np.float64]:
+    """Turn F values, any shape, into z values of the same upper tail."""
+    flat, z = np.ravel(f), np.empty(f.size)
+    _in_blocks(
+        lambda a, b: distributions.f_to_z(flat[a:b], dimension, df, out=z[a:b]), f.size, Z_BLOCK
+    )
+    return z.reshape(f.shape)
+
+
+def label(above: NDArray[np.bool_], lattice: Lattice) -> NDArray[np.int32]:
+    """Label connected voxels of ``(n_maps, n_voxels)`` by 1 + their smallest voxel number."""
+    labels = np.zeros(above.shape, dtype=np.int32)
+    scratch = np.zeros(int(np.prod(lattice.box)), dtype=np.int32)
+    for one_map, its_labels in zip(above, labels, strict=True):
+        _label_map(one_map, lattice.cells, lattice.backward_steps, scratch, its_labels)
+    return labels
+
+
+def _in_blocks(work: Callable[[int, int], object], n_voxels: int, block: int) -> None:
+    """Run ``work(start, stop)`` over all blocks of voxels on all cores."""
+    starts = range(0, n_voxels, block)
+    ends = (min(start + block, n_voxels) for start in starts)
+    for _ in _pool(n_threads()).map(work, starts, ends):
+        pass
+
+
+@lru_cache(maxsize=1)
+def _pool(size: int) -> ThreadPoolExecutor:
+    """Return the threads of this process."""
+    return ThreadPoolExecutor(size, thread_name_prefix="gpustats")
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _regress_block(maps, columns, start, stop, coordinates, residual_ss):  # type: ignore[no-untyped-def]
+    """Project voxels ``start`` to ``stop`` on the columns, then sum their squared residuals."""
+    n_subjects = maps.shape[0]
+    rank = columns.shape[0]
+    sums = np.zeros((rank, stop - start))
+    for subject in range(n_subjects):
+        row = maps[subject, start:stop]
+        for k in range(rank):
+            weight = columns[k, subject]
+            total = sums[k]
+            for v in range(row.size):
+                total[v] += weight * row[v]
+    squares = np.zeros(stop - start)
+    residual = np.empty(stop - start)
+    for subject in range(n_subjects):
+        row = maps[subject, start:stop]
+        for v in range(row.size):
+            residual[v] = row[v]
+        for k in range(rank):
+            weight = columns[k, subject]
+            total = sums[k]
+            for v in range(row.size):
+                residual[v] -= weight * total[v]
+        for v in range(row.size):
+            squares[v] += residual[v] * residual[v]
+    coordinates[:, start:stop] = sums
+    residual_ss[start:stop] = squares
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _label_map(above, cells, backward_steps, scratch, labels):  # type: ignore[no-untyped-def]
+    """Unite each voxel with its earlier neighbours; the smallest voxel number is the root.
+
+    ``labels`` holds 1 + the parent while it is built. ``scratch``, a box of zeros, holds
+    1 + the voxel number of each cell above threshold, and is cleared again.
+    """
+    for v in range(above.size):
+        if not above[v]:
+            continue
+        cell = cells[v]
+        scratch[cell] = v + 1
+        labels[v] = v + 1
+        root = v + 1
+        for step in backward_steps:
+            other = scratch[cell - step]
+            if other == 0:
+                continue
+            while labels[other - 1] != other:
+                labels[other - 1] = labels[labels[other - 1] - 1]
+                other = labels[other - 1]
+            if other < root:
+                labels[root - 1] = other
+                root = other
+            elif other > root:
+                labels[other - 1] = root
+    for v in range(above.size):
+        if above[v]:
+            # parents come first and are final already
+            labels[v] = labels[labels[v] - 1]
+            scratch[cells[v]] = 0
