@@ -1,0 +1,172 @@
+"""What a run leaves behind: maps, tables, a report and a JSON, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+
+from gpustats import images
+from gpustats.glm import ContrastMaps
+from gpustats.spaces import Grid
+from gpustats.tables import Clusters, surviving_clusters
+from gpustats.thresholding import ThresholdRule
+
+PACKAGES = ("gpustats", "numpy", "scipy", "numba", "nibabel", "pandas", "nilearn")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that a result depends on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+@contextmanager
+def result_folder(folder: Path) -> Iterator[Path]:
+    """Give a folder to write to; its files move to ``folder`` when all went well.
+
+    Files of the same names are replaced, others are left alone.
+
+    Raises
+    ------
+    OSError
+        Before anything is done, if ``folder`` cannot be made or written to.
+    """
+    existed = folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".partial-{uuid4().hex[:8]}"
+    try:
+        partial.mkdir()
+        yield partial
+        for path in sorted(partial.iterdir()):
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        if not existed and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def write_contrast(
+    folder: Path, maps: ContrastMaps, rule: ThresholdRule, min_distance: float
+) -> dict[str, Any]:
+    """Write the maps, the thresholded map and the clusters of a contrast.
+
+    Parameters
+    ----------
+    folder
+        Where to; it exists.
+    maps
+        The contrast's maps.
+    rule
+        Which voxels count.
+    min_distance
+        Least distance of sub-peaks in mm.
+
+    Returns
+    -------
+    dict
+        What happened, for the JSON: the contrast, its threshold, peaks and files.
+    """
+    rule = rule.for_statistic(maps.contrast.statistic)
+    height, thresholded, clusters = surviving_clusters(maps.z, maps.grid, rule, min_distance)
+    prefix = f"contrast-{maps.contrast.label}"
+    arrays: dict[str, Any] = {
+        f"{prefix}_stat-effect_statmap.nii.gz": maps.effect,
+        f"{prefix}_stat-variance_statmap.nii.gz": maps.variance,
+        f"{prefix}_stat-{maps.contrast.statistic}_statmap.nii.gz": maps.statistic,
+        f"{prefix}_stat-z_statmap.nii.gz": maps.z,
+        f"{prefix}_stat-z_desc-thresholded_statmap.nii.gz": thresholded,
+    }
+    pictures: dict[str, tuple[Any, Any]] = {
+        name: (images.unmask(array, maps.grid, maps.contrast.name), np.float32)
+        for name, array in arrays.items()
+    }
+    # float32 would turn p below 1e-45 into 0
+    p_image = images.unmask(maps.p, maps.grid, maps.contrast.name)
+    pictures[f"{prefix}_stat-p_statmap.nii.gz"] = (p_image, np.float64)
+    labels = images.to_image(clusters.labels, maps.grid.affine, maps.contrast.name)
+    pictures[f"{prefix}_desc-clusters_dseg.nii.gz"] = (labels, np.int32)
+    _save_all(folder, pictures)
+    table_name = f"{prefix}_clusters.tsv"
+    clusters.table.to_csv(folder / table_name, sep="\t", index=False)
+    return {
+        **_contrast_summary(maps),
+        **_threshold_summary(rule, height, clusters, int(np.count_nonzero(thresholded))),
+        "min_distance_mm": min_distance,
+        "files": [*sorted(pictures), table_name],
+    }
+
+
+def _save_all(folder: Path, pictures: Mapping[str, tuple[Any, Any]]) -> None:
+    """Write images on all cores: compression is most of the work."""
+    with ThreadPoolExecutor() as pool:
+        tasks = [
+            pool.submit(images.save_image, image, folder / name, dtype)
+            for name, (image, dtype) in pictures.items()
+        ]
+        for task in tasks:
+            task.result()
+
+
+def _contrast_summary(maps: ContrastMaps) -> dict[str, Any]:
+    """Describe a contrast and the largest values of its statistic."""
+    summary: dict[str, Any] = {
+        "name": maps.contrast.name,
+        "label": maps.contrast.label,
+        "weights": maps.contrast.weights.tolist(),
+        "statistic": maps.contrast.statistic,
+        "df": maps.df,
+        "maximum": _extreme(maps.statistic, int(np.argmax(maps.statistic)), maps.grid),
+        "p": "one-sided, upper tail",
+    }
+    if maps.contrast.statistic == "F":
+        summary["dimension"] = maps.dimension
+    else:
+        summary["minimum"] = _extreme(maps.statistic, int(np.argmin(maps.statistic)), maps.grid)
+    return summary
+
+
+def _extreme(values: Any, voxel: int, grid: Grid) -> dict[str, Any]:
+    """Return a value, its voxel and its place."""
+    index = np.argwhere(grid.mask)[voxel]
+    return {
+        "value": float(values[voxel]),
+        "voxel": index.tolist(),
+        "mm": [round(float(x), 4) for x in grid.to_mm(index)],
+    }
+
+
+def _threshold_summary(
+    rule: ThresholdRule, height: float, clusters: Clusters, n_voxels: int
+) -> dict[str, Any]:
+    """Describe a threshold and what survived it."""
+    return {
+        "height_control": rule.height_control,
+        "alpha": None if rule.height_control is None else rule.alpha,
+        "threshold_z": height,
+        "two_sided": rule.two_sided,
+        "cluster_threshold": rule.cluster_threshold,
+        "connectivity": rule.connectivity,
+        "description": rule.describe(height),
+        "n_surviving_voxels": n_voxels,
+        "n_clusters": clusters.n_clusters,
+    }
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON that other programs can read: no NaN, keys in the order given."""
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
