@@ -1,0 +1,36 @@
+"""Group statistics of brain maps at the speed of the hardware."""
+
+from gpustats.contrasts import Contrast, DesignError
+from gpustats.design import Design
+from gpustats.engines import DeviceError
+from gpustats.glm import ContrastMaps, Fit, fit
+from gpustats.maps import Maps, load_maps
+from gpustats.report import Report, make_glm_report, view_img
+from gpustats.second_level import SecondLevelModel, make_second_level_design_matrix
+from gpustats.spaces import Grid
+from gpustats.tables import get_clusters_table
+from gpustats.thresholding import map_threshold, threshold_stats_img
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Contrast",
+    "ContrastMaps",
+    "Design",
+    "DesignError",
+    "DeviceError",
+    "Fit",
+    "Grid",
+    "Maps",
+    "Report",
+    "SecondLevelModel",
+    "__version__",
+    "fit",
+    "get_clusters_table",
+    "load_maps",
+    "make_glm_report",
+    "make_second_level_design_matrix",
+    "map_threshold",
+    "threshold_stats_img",
+    "view_img",
+]

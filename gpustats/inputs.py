@@ -1,0 +1,229 @@
+"""What a second level is made of: images, a table of maps, or fitted first-level models."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from gpustats import images
+from gpustats.contrasts import DesignError
+from gpustats.maps import check_labels, file_labels
+from gpustats.spaces import Grid
+
+MAP_COLUMNS = ("subject_label", "map_name", "effects_map_path")
+"""Columns of a table of maps, nilearn's names."""
+
+
+class GroupInput(Protocol):
+    """One map per subject and first-level contrast."""
+
+    @property
+    def subjects(self) -> tuple[str, ...] | None:
+        """The subjects' labels, in the order of the maps, if they are known."""
+        ...
+
+    @property
+    def n_maps(self) -> int:
+        """How many subjects there are."""
+        ...
+
+    @property
+    def one_contrast(self) -> bool:
+        """Whether there is one map per subject, whatever first-level contrast is asked for."""
+        ...
+
+    def images(self, first_level_contrast: Any) -> Any:
+        """Return the subjects' maps of a first-level contrast, as `load_maps` takes them."""
+        ...
+
+    def mask(self) -> Grid | None:
+        """Return the mask that the input itself brings along."""
+        ...
+
+
+def group_input(second_level_input: Any) -> GroupInput:
+    """Recognise what a second level is to be computed from.
+
+    Parameters
+    ----------
+    second_level_input
+        A table with the columns ``subject_label``, ``map_name`` and ``effects_map_path``; a list
+        of fitted first-level models (anything with nilearn's ``compute_contrast``); a list or
+        Series of images or paths; or one 4D image.
+
+    Raises
+    ------
+    TypeError
+        If it is none of these.
+    ValueError
+        If models are not fitted, labels repeat, columns are missing, or there are fewer than
+        two maps.
+    """
+    group = _recognised(second_level_input)
+    if group.n_maps < 2:
+        raise ValueError(f"a group needs at least 2 maps, got {group.n_maps}")
+    return group
+
+
+def _recognised(second_level_input: Any) -> GroupInput:
+    """Return the input by its kind."""
+    if isinstance(second_level_input, pd.DataFrame):
+        return MapTable(second_level_input)
+    if isinstance(second_level_input, str | os.PathLike) or images.is_image(second_level_input):
+        return Images(second_level_input)
+    if not isinstance(second_level_input, Sequence | pd.Series | np.ndarray):
+        raise TypeError(
+            "second_level_input must be a list of images or of fitted first-level models, a 4D "
+            f"image or a table of maps, got {type(second_level_input).__name__}"
+        )
+    items = list(second_level_input)
+    if items and all(hasattr(item, "compute_contrast") for item in items):
+        return FirstLevelModels(items)
+    return Images(items)
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Images in memory or on disk, one per subject, or one 4D image."""
+
+    source: Any
+
+    @property
+    def subjects(self) -> tuple[str, ...] | None:
+        """The ``sub-`` entities of the file names, if each has one and none repeats."""
+        return file_labels(self.source) if isinstance(self.source, list) else None
+
+    @property
+    def n_maps(self) -> int:
+        """How many maps there are."""
+        if isinstance(self.source, list) and len(self.source) != 1:
+            return len(self.source)
+        only = self.source[0] if isinstance(self.source, list) else self.source
+        return images.open_image(only).n_volumes
+
+    @property
+    def one_contrast(self) -> bool:
+        """Whether there is one map per subject: yes."""
+        return True
+
+    def images(self, first_level_contrast: Any) -> Any:
+        """Return the images, whatever the first-level contrast."""
+        del first_level_contrast
+        return self.source
+
+    def mask(self) -> Grid | None:
+        """Return no mask: images bring none."""
+        return None
+
+
+class MapTable:
+    """A table that names the map of each subject and first-level contrast."""
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        missing = [name for name in MAP_COLUMNS if name not in table.columns]
+        if missing:
+            raise ValueError(
+                f"a table of maps needs the columns {', '.join(MAP_COLUMNS)}; "
+                f"missing: {', '.join(missing)}"
+            )
+        self.table = table.assign(subject_label=table["subject_label"].astype(str))
+        self.names = list(pd.unique(table["map_name"]))
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """The labels in the order of their first appearance."""
+        return tuple(pd.unique(self.table["subject_label"]))
+
+    @property
+    def n_maps(self) -> int:
+        """How many subjects there are."""
+        return len(self.subjects)
+
+    @property
+    def one_contrast(self) -> bool:
+        """Whether the table has maps of one name only."""
+        return len(self.names) == 1
+
+    def images(self, first_level_contrast: Any) -> list[Path]:
+        """Return the paths of the maps of that name, one per subject."""
+        name = self.names[0] if first_level_contrast is None else first_level_contrast
+        if name not in self.names or (first_level_contrast is None and not self.one_contrast):
+            raise ValueError(
+                f"first_level_contrast must be a map_name of the table ({self.names}), "
+                f"got {first_level_contrast!r}"
+            )
+        rows = self.table[self.table["map_name"] == name]
+        check_labels(tuple(rows["subject_label"]), self.n_maps, f"maps named {name!r}")
+        paths = dict(zip(rows["subject_label"], rows["effects_map_path"], strict=True))
+        return [Path(paths[subject]) for subject in self.subjects]
+
+    def mask(self) -> Grid | None:
+        """Return no mask: a table brings none."""
+        return None
+
+
+class FirstLevelModels:
+    """Fitted first-level models, of nilearn, nistats, or alike."""
+
+    def __init__(self, models: Sequence[Any]) -> None:
+        for number, model in enumerate(models, start=1):
+            is_fitted = getattr(model, "__sklearn_is_fitted__", None)
+            fitted = is_fitted() if is_fitted is not None else hasattr(model, "masker_")
+            if not fitted:
+                raise ValueError(f"first-level model {number} has not been fitted; fit it first")
+        self.models = list(models)
+        labels = [getattr(model, "subject_label", None) for model in models]
+        self.labels = None if None in labels else tuple(map(str, labels))
+        if self.labels is not None:
+            check_labels(self.labels, len(models), "first-level models")
+
+    @property
+    def subjects(self) -> tuple[str, ...] | None:
+        """The models' ``subject_label``, if all have one."""
+        return self.labels
+
+    @property
+    def n_maps(self) -> int:
+        """How many models there are."""
+        return len(self.models)
+
+    @property
+    def one_contrast(self) -> bool:
+        """Whether there is one map per subject: no, a model has many contrasts."""
+        return False
+
+    def images(self, first_level_contrast: Any) -> list[Any]:
+        """Compute the effect of a contrast in every model."""
+        if first_level_contrast is None:
+            raise ValueError(
+                "first_level_contrast is needed with first-level models: the contrast to compute "
+                "in each of them"
+            )
+        models = tqdm(self.models, "first-level contrasts", unit="model", disable=None, delay=1)
+        return [
+            model.compute_contrast(first_level_contrast, output_type="effect_size")
+            for model in models
+        ]
+
+    def mask(self) -> Grid | None:
+        """Return the voxels that are in the masks of all models."""
+        maskers = [getattr(model, "masker_", None) for model in self.models]
+        if any(getattr(masker, "mask_img_", None) is None for masker in maskers):
+            return None
+        grids = [images.read_mask(masker) for masker in maskers]
+        first = grids[0]
+        for number, grid in enumerate(grids, start=1):
+            if not images.same_grid(first.mask.shape, first.affine, grid.mask.shape, grid.affine):
+                raise DesignError(
+                    f"first-level model {number} has a mask of shape {grid.mask.shape} and affine "
+                    f"{grid.affine[:3].tolist()}, model 1 of {first.mask.shape} and "
+                    f"{first.affine[:3].tolist()}; all models must share one grid"
+                )
+        return Grid(np.logical_and.reduce([grid.mask for grid in grids]), first.affine)
