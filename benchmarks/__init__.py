@@ -1,0 +1,1 @@
+"""How fast gpustats is, measured beside what its users would run instead."""

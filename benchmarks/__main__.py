@@ -1,0 +1,58 @@
+"""Run the benchmarks: ``python -m benchmarks [--quick] [NAME ...]``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+from benchmarks.harness import CheckError, Result, plain_table, save
+
+WORKLOADS = {"second_level": "benchmarks.second_level"}
+"""The workloads, and the modules whose function ``run`` carries them out."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run workloads, print their tables, keep their results; 1 if a result was wrong."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"all by default: {', '.join(WORKLOADS)}"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="small workloads, to see that all runs; not kept"
+    )
+    options = parser.parse_args(arguments)
+    if unknown := set(options.names) - set(WORKLOADS):
+        parser.error(f"no workload {', '.join(sorted(unknown))}; there are {', '.join(WORKLOADS)}")
+    failed = [name for name in options.names or WORKLOADS if not _run(name, quick=options.quick)]
+    return 1 if failed else 0
+
+
+def _run(name: str, *, quick: bool) -> bool:
+    """Run one workload and tell whether its results were right."""
+    try:
+        result = importlib.import_module(WORKLOADS[name]).run(quick=quick)
+    except CheckError as error:
+        print(f"{name}: WRONG RESULT: {error}", file=sys.stderr)
+        return False
+    if quick:
+        # what is promised is promised for the whole workload
+        result = replace(result, rows=tuple(replace(row, target=None) for row in result.rows))
+    else:
+        save(result)
+    _show(result)
+    return True
+
+
+def _show(result: Result) -> None:
+    """Print what a workload found."""
+    print(f"{result.name}: {result.workload}\n")
+    print(plain_table(result.rows), end="\n\n")
+    for check in result.checks:
+        print(f"{check.what}: {check.value:.2g} (limit {check.limit:.0e})")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
