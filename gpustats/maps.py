@@ -242,7 +242,7 @@ class _Reader:
         if self.smoothing_fwhm > 0:
             volume = smooth(volume, self.smoothing_fwhm / self.grid.voxel_sizes_mm)
         values = volume.ravel(order="F")
-        return values if self.cells is None else values[self.cells]
+        return values if self.cells is None else values.take(self.cells, mode="clip")
 
 
 def smooth(volume: NDArray[np.float32], fwhm_voxels: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -83,8 +83,11 @@ class Stack:
             new &= self.finite
             if new.any():
                 self._join(np.flatnonzero(new))
-            column = values if self.complete else values[self.rows]
-            self.buffer[: self.rows.size, self.n_added] = column
+            column = self.buffer[: self.rows.size, self.n_added]
+            if self.complete:
+                column[:] = values
+            else:
+                values.take(self.rows, out=column, mode="clip")
         self.n_added += 1
 
     def _note_missing(self, values: NDArray[np.float32], name: str) -> None:

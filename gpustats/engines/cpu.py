@@ -26,9 +26,9 @@ from gpustats.spaces import Lattice
 xp = np
 
 VOXEL_BLOCK = 1024
-"""Voxels that a thread works on at a time: their running sums stay in the first-level cache."""
-Z_BLOCK = 16384
-"""Voxels whose z values a thread computes at a time: enough to make the call worth it."""
+"""Voxels that are worked on at a time: their running sums stay in the first-level cache."""
+VOXEL_SPAN = 16 * VOXEL_BLOCK
+"""Voxels that a thread is given at a time: enough to make the call worth it."""
 
 
 def describe() -> str:
@@ -76,7 +76,7 @@ def regress(values: NDArray[np.float32], basis: NDArray[np.float64]) -> Regressi
     regression = Regression(np.empty((rank, n_voxels)), np.empty(n_voxels))
     columns = np.ascontiguousarray(basis.T)
     _in_blocks(
-        lambda a, b: _regress_block(values.T, columns, a, b, *regression), n_voxels, VOXEL_BLOCK
+        lambda a, b: _regress_span(values.T, columns, a, b, *regression), n_voxels, VOXEL_SPAN
     )
     return regression
 
@@ -84,7 +84,7 @@ def regress(values: NDArray[np.float32], basis: NDArray[np.float64]) -> Regressi
 def t_to_z(t: NDArray[np.float64], df: float) -> NDArray[np.float64]:
     """Turn t values, any shape, into z values of the same upper tail."""
     flat, z = np.ravel(t), np.empty(t.size)
-    _in_blocks(lambda a, b: distributions.t_to_z(flat[a:b], df, out=z[a:b]), t.size, Z_BLOCK)
+    _in_blocks(lambda a, b: distributions.t_to_z(flat[a:b], df, out=z[a:b]), t.size, VOXEL_SPAN)
     return z.reshape(t.shape)
 
 
@@ -92,7 +92,7 @@ def f_to_z(f: NDArray[np.float64], dimension: int, df: float) -> NDArray[np.floa
     """Turn F values, any shape, into z values of the same upper tail."""
     flat, z = np.ravel(f), np.empty(f.size)
     _in_blocks(
-        lambda a, b: distributions.f_to_z(flat[a:b], dimension, df, out=z[a:b]), f.size, Z_BLOCK
+        lambda a, b: distributions.f_to_z(flat[a:b], dimension, df, out=z[a:b]), f.size, VOXEL_SPAN
     )
     return z.reshape(f.shape)
 
@@ -121,33 +121,50 @@ def _pool(size: int) -> ThreadPoolExecutor:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _regress_block(maps, columns, start, stop, coordinates, residual_ss):  # type: ignore[no-untyped-def]
-    """Project voxels ``start`` to ``stop`` on the columns, then sum their squared residuals."""
+def _regress_span(maps, columns, start, stop, coordinates, residual_ss):  # type: ignore[no-untyped-def]
+    """Project voxels ``start`` to ``stop`` on the columns, then sum their squared residuals.
+
+    Blocks of voxels keep the running sums in cache; subjects go four at a time, so that a sum is
+    read and written once for four of them.
+    """
     n_subjects = maps.shape[0]
     rank = columns.shape[0]
-    sums = np.zeros((rank, stop - start))
-    for subject in range(n_subjects):
-        row = maps[subject, start:stop]
-        for k in range(rank):
-            weight = columns[k, subject]
-            total = sums[k]
-            for v in range(row.size):
-                total[v] += weight * row[v]
-    squares = np.zeros(stop - start)
-    residual = np.empty(stop - start)
-    for subject in range(n_subjects):
-        row = maps[subject, start:stop]
-        for v in range(row.size):
-            residual[v] = row[v]
-        for k in range(rank):
-            weight = columns[k, subject]
-            total = sums[k]
-            for v in range(row.size):
-                residual[v] -= weight * total[v]
-        for v in range(row.size):
-            squares[v] += residual[v] * residual[v]
-    coordinates[:, start:stop] = sums
-    residual_ss[start:stop] = squares
+    fours = n_subjects - n_subjects % 4
+    for a in range(start, stop, VOXEL_BLOCK):
+        b = min(a + VOXEL_BLOCK, stop)
+        sums = np.zeros((rank, b - a))
+        for s in range(0, fours, 4):
+            for k in range(rank):
+                _add_four(sums[k], columns[k, s : s + 4], maps[s : s + 4, a:b])
+        for s in range(fours, n_subjects):
+            for k in range(rank):
+                _add_one(sums[k], columns[k, s], maps[s, a:b])
+        squares = np.zeros(b - a)
+        residual = np.empty(b - a)
+        for s in range(n_subjects):
+            for v in range(b - a):
+                residual[v] = maps[s, a + v]
+            for k in range(rank):
+                _add_one(residual, -columns[k, s], sums[k])
+            for v in range(b - a):
+                squares[v] += residual[v] * residual[v]
+        coordinates[:, a:b] = sums
+        residual_ss[a:b] = squares
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _add_four(total, weights, rows):  # type: ignore[no-untyped-def]
+    """Add the weighted sum of four rows."""
+    w0, w1, w2, w3 = weights
+    for v in range(total.size):
+        total[v] += w0 * rows[0, v] + w1 * rows[1, v] + w2 * rows[2, v] + w3 * rows[3, v]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _add_one(total, weight, row):  # type: ignore[no-untyped-def]
+    """Add a weighted row."""
+    for v in range(total.size):
+        total[v] += weight * row[v]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
