@@ -288,6 +288,7 @@ def _write_report(
 ) -> str | None:
     """Write the report, or say why there is none; return its name."""
     parameters = {name: str(value) for name, value in _parameters(options).items()}
+    parameters["rows matched by"] = fitted.design.matched_by
     try:
         page = report.build_report(
             fitted,

@@ -284,8 +284,8 @@ def read_map(source: ImageLike, name: str = "stat_img") -> tuple[NDArray[np.floa
     volumes = open_image(source, name)
     if volumes.n_volumes != 1:
         raise ValueError(f"{volumes.name}: must be one 3D map, got shape {volumes.image.shape}")
-    data = np.array(volumes.image.dataobj, dtype=np.float64).reshape(volumes.shape, order="F")
-    return data, volumes.affine
+    data = np.asarray(volumes.image.dataobj).astype(np.float64)  # astype copies
+    return data.reshape(volumes.shape, order="F"), volumes.affine
 
 
 def resample(volume: NDArray[np.float32], affine: ArrayLike, target: Grid) -> NDArray[np.float32]:

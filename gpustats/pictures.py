@@ -84,8 +84,10 @@ def require_nilearn() -> Libraries:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the warnings of nilearn and matplotlib that are listed as harmless, no others."""
+    """Silence what is listed as harmless, and what nilearn is told about its use of matplotlib."""
     with warnings.catch_warnings():
+        for category in (DeprecationWarning, PendingDeprecationWarning):
+            warnings.simplefilter("ignore", category)
         for message in HARMLESS:
             warnings.filterwarnings("ignore", message, UserWarning)
         yield

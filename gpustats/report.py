@@ -25,7 +25,6 @@ from gpustats.thresholding import HeightControl, ThresholdRule
 
 __all__ = ["Report", "build_report", "make_glm_report", "require_nilearn", "view_img"]
 
-
 MAX_NAMES = 3
 """Names of contrasts that fit into a title."""
 
@@ -283,7 +282,8 @@ def build_report(
         design_picture=pictures.design_picture(fit.design),
         sections=[_section(finding, fit.design, view) for finding in findings],
         fits_background=view.fits(fit.maps.grid),
-        settings={**_settings(fit, rule, min_distance), **(parameters or {})},
+        settings=_settings(fit, rule, min_distance),
+        parameters=parameters or {},
         versions={**versions(), "engine": fit.engine.describe()},
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
@@ -335,7 +335,7 @@ def _settings(fit: Fit, rule: ThresholdRule, min_distance: float) -> dict[str, s
     """Return what the page lists of the data, the design and the threshold."""
     grid, design = fit.maps.grid, fit.design
     dropped = [f"{n:,} {reason}" for reason, n in fit.maps.dropped.items() if n]
-    fixed = rule.height_control is None
+    fixed, extent = rule.height_control is None, rule.cluster_threshold
     return {
         "maps": str(fit.maps.n_subjects),
         "grid": " x ".join(map(str, grid.mask.shape)) + " voxels",
@@ -348,9 +348,7 @@ def _settings(fit: Fit, rule: ThresholdRule, min_distance: float) -> dict[str, s
         "alpha": "not used" if fixed else f"{rule.alpha:g}",
         "threshold chosen by hand": f"z = {rule.height(np.empty(0)):g}" if fixed else "not used",
         "sides": "two (one for F)" if rule.two_sided else "one",
-        "smallest cluster": f"{rule.cluster_threshold} voxels"
-        if rule.cluster_threshold > 1
-        else "any",
+        "smallest cluster": f"{extent} voxels" if extent > 1 else "any",
         "connectivity": f"{rule.connectivity} neighbours",
         "distance of sub-peaks": f"more than {min_distance:g} mm",
     }

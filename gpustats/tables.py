@@ -65,8 +65,9 @@ def get_clusters_table(
         A map in which large values speak against the hypothesis (z, t, -log10 p); path or image,
         left unchanged.
     stat_threshold
-        Voxels strictly above it form clusters, in the unit of the map. A negative threshold
-        with ``two_sided=False`` lists the clusters below it.
+        Voxels strictly above it form clusters, in the unit of the map; 0 for a map that has been
+        thresholded already (`map_threshold` keeps voxels that are equal to its threshold). A
+        negative threshold with ``two_sided=False`` lists the clusters below it.
     cluster_threshold
         Clusters of fewer voxels are left out; None or 0 keeps all.
     two_sided

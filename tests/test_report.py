@@ -41,7 +41,11 @@ def report(fitted, rule):
         SCRIPT: fitted.contrast(SCRIPT),
         "both \"quoted\" & 'so'": fitted.contrast([[1, 0, 0], [0, 1, 0]]),
     }
-    settings = {"rows matched by": "order", "mask": f"/data/{SCRIPT}.nii.gz"}
+    settings = {
+        "rows matched by": "order",
+        "connectivity": "mine",
+        "mask": f"/data/{SCRIPT}.nii.gz",
+    }
     return build_report(fitted, results, rule, title=f"A {SCRIPT} title", parameters=settings)
 
 
@@ -164,6 +168,7 @@ def test_parameters_and_versions_are_listed(page, fitted):
         assert name in names
     for value in (
         "18 neighbours",
+        "mine",
         "more than 8 mm",
         "17 missing in some map",
         "6 x 6 x 6 mm",
