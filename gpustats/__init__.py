@@ -3,8 +3,13 @@
 from gpustats.contrasts import Contrast, DesignError
 from gpustats.design import Design
 from gpustats.engines import DeviceError
+from gpustats.enhancements import ClusterExtent, ClusterMass, Tfce, Voxelwise
 from gpustats.glm import ContrastMaps, Fit, fit
+from gpustats.inference import permutation_test
 from gpustats.maps import Maps, load_maps
+from gpustats.nonparametric import non_parametric_inference
+from gpustats.outcomes import Inference, merge
+from gpustats.presets import compat
 from gpustats.report import Report, make_glm_report, view_img
 from gpustats.second_level import SecondLevelModel, make_second_level_design_matrix
 from gpustats.spaces import Grid
@@ -14,6 +19,8 @@ from gpustats.thresholding import map_threshold, threshold_stats_img
 __version__ = "0.1.0"
 
 __all__ = [
+    "ClusterExtent",
+    "ClusterMass",
     "Contrast",
     "ContrastMaps",
     "Design",
@@ -21,16 +28,23 @@ __all__ = [
     "DeviceError",
     "Fit",
     "Grid",
+    "Inference",
     "Maps",
     "Report",
     "SecondLevelModel",
+    "Tfce",
+    "Voxelwise",
     "__version__",
+    "compat",
     "fit",
     "get_clusters_table",
     "load_maps",
     "make_glm_report",
     "make_second_level_design_matrix",
     "map_threshold",
+    "merge",
+    "non_parametric_inference",
+    "permutation_test",
     "threshold_stats_img",
     "view_img",
 ]

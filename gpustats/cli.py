@@ -16,10 +16,11 @@ from gpustats import demo, glm, report
 from gpustats.contrasts import Contrast
 from gpustats.design import Design
 from gpustats.engines import DeviceError, resolve
+from gpustats.environment import versions
 from gpustats.glm import ContrastMaps, Fit
 from gpustats.inputs import GroupInput, group_input
 from gpustats.maps import load_maps
-from gpustats.outputs import result_folder, versions, write_contrast, write_json
+from gpustats.outputs import result_folder, write_contrast, write_json
 from gpustats.subjects import read_table
 from gpustats.thresholding import ThresholdRule
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -20,19 +18,6 @@ from gpustats.glm import ContrastMaps
 from gpustats.spaces import Grid
 from gpustats.tables import Clusters, surviving_clusters
 from gpustats.thresholding import ThresholdRule
-
-PACKAGES = ("gpustats", "numpy", "scipy", "numba", "nibabel", "pandas", "nilearn")
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that a result depends on."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
 
 
 @contextmanager

@@ -17,9 +17,9 @@ import numpy as np
 from gpustats import images, pictures
 from gpustats.contrasts import Contrast
 from gpustats.design import Design
+from gpustats.environment import versions
 from gpustats.findings import Finding, find
 from gpustats.glm import ContrastMaps, Fit
-from gpustats.outputs import versions
 from gpustats.pictures import Brain, PlotType, View, Viewer, require_nilearn, view_img
 from gpustats.thresholding import HeightControl, ThresholdRule
 

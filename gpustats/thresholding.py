@@ -14,6 +14,7 @@ from scipy.special import ndtr, ndtri
 from gpustats import images
 from gpustats.contrasts import StatisticName
 from gpustats.engines import resolve
+from gpustats.outcomes import Inference
 from gpustats.spaces import Grid, Lattice, check_connectivity
 
 logger = logging.getLogger("gpustats")
@@ -122,11 +123,12 @@ def map_threshold(
     mask_img: Any = None,
     alpha: float = 0.001,
     threshold: float | None = 3.0,
-    height_control: HeightControl = "fpr",
+    height_control: HeightControl | Literal["fwe"] = "fpr",
     cluster_threshold: int | None = 0,
     two_sided: bool = True,
     *,
     connectivity: int = 6,
+    inference: Inference | None = None,
 ) -> tuple[Any, float]:
     """Keep the voxels of a z map that pass a threshold, in clusters of a least size.
 
@@ -140,11 +142,12 @@ def map_threshold(
         are finite and not 0, which is the model's mask in maps that this package made.
     alpha
         Error rate in (0, 0.5]: of the uncorrected test (``"fpr"``), the false discovery rate
-        (``"fdr"``), or the family-wise error rate (``"bonferroni"``).
+        (``"fdr"``), or the family-wise error rate (``"bonferroni"``, ``"fwe"``).
     threshold
         The threshold in z units, used when ``height_control`` is None; None means 3.0.
     height_control
-        ``"fpr"``, ``"fdr"`` (Benjamini & Hochberg), ``"bonferroni"`` or None.
+        ``"fpr"``, ``"fdr"`` (Benjamini & Hochberg), ``"bonferroni"``, None, or ``"fwe"``: by the
+        permutation test given as ``inference``.
     cluster_threshold
         Clusters of fewer voxels are removed; None or 0 keeps all. Clusters of either sign are
         formed apart.
@@ -152,6 +155,10 @@ def map_threshold(
         Whether large negative values count as well; ``alpha`` is then shared by both tails.
     connectivity
         Which voxels touch: 6, 18 or 26 neighbours.
+    inference
+        The result of `permutation_test` for ``height_control="fwe"``: a voxel passes if p of the
+        first statistic, corrected over voxels, is at most ``alpha``. The test was one- or
+        two-sided as it was told; ``two_sided`` only says how clusters are formed.
 
     Returns
     -------
@@ -159,7 +166,8 @@ def map_threshold(
         The map with 0 where a voxel does not pass; all 0 if none does.
     threshold : float
         The z threshold: voxels at or beyond it pass. It is finite also when nothing survives
-        the false discovery rate: then it is the height at which a single voxel would have.
+        the false discovery rate: then it is the height at which a single voxel would have. With
+        ``"fwe"``, the smallest score of the statistic that passes, in its own unit.
 
     Raises
     ------
@@ -179,6 +187,11 @@ def map_threshold(
     >>> round(z, 3)
     1.645
     """
+    if height_control == "fwe":
+        rule = ThresholdRule(alpha, None, None, cluster_threshold or 0, two_sided, connectivity)
+        return _by_permutation(stat_img, rule, inference)
+    if inference is not None:
+        raise ValueError("inference goes with height_control='fwe'")
     rule = ThresholdRule(
         alpha, threshold, height_control, cluster_threshold or 0, two_sided, connectivity
     )
@@ -191,6 +204,29 @@ def map_threshold(
     values = volume[grid.mask]
     height = rule.height(values)
     kept = rule.surviving(values, height, grid.lattice(connectivity))
+    return images.unmask(np.where(kept, values, 0.0), grid, "thresholded map"), height
+
+
+def _by_permutation(
+    stat_img: Any, rule: ThresholdRule, inference: Inference | None
+) -> tuple[Any, float]:
+    """Keep the voxels whose corrected p is small enough."""
+    if inference is None or stat_img is None:
+        raise ValueError("height_control='fwe' needs stat_img, and inference=permutation_test(...)")
+    outcome, grid = inference.outcomes[0], inference.grid
+    height = outcome.threshold(rule.alpha)
+    if height is None:
+        raise ValueError(
+            f"{outcome.n_shuffles} shuffles cannot give p <= {rule.alpha:g}; "
+            f"take at least {np.ceil(1 / rule.alpha):.0f}"
+        )
+    volume, affine = images.read_map(stat_img)
+    if not images.same_grid(volume.shape, affine, grid.mask.shape, grid.affine):
+        raise ValueError(f"stat_img has shape {volume.shape}, the inference {grid.mask.shape}")
+    passes = outcome.p_corrected <= rule.alpha
+    values = np.where(passes, volume[grid.mask], 0.0)
+    smallest = np.min(np.abs(values[values != 0]), initial=np.inf)
+    kept = rule.surviving(values, float(smallest), grid.lattice(rule.connectivity))
     return images.unmask(np.where(kept, values, 0.0), grid, "thresholded map"), height
 
 

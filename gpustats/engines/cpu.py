@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numba
@@ -20,8 +18,39 @@ from numba import njit
 from numpy.typing import NDArray
 
 from gpustats import distributions
-from gpustats.engines import Regression
+from gpustats.engines import Regression, Units
+from gpustats.engines.cpu_spatial import cluster_peaks, cluster_scores, tfce_peaks, tfce_scores
+from gpustats.engines.cpu_sweep import (
+    VOXEL_TILE,
+    exceedances,
+    statistic_of,
+    sweep,
+    values_of,
+)
+from gpustats.engines.cpu_threads import blas_libraries, n_threads, one_blas_thread, share_out
 from gpustats.spaces import Lattice
+
+__all__ = [
+    "cluster_peaks",
+    "cluster_scores",
+    "describe",
+    "exceedances",
+    "f_to_z",
+    "fingerprint",
+    "free_bytes",
+    "label",
+    "n_threads",
+    "regress",
+    "statistic_of",
+    "sweep",
+    "t_to_z",
+    "tfce_peaks",
+    "tfce_scores",
+    "to_host",
+    "unit_tiles",
+    "values_of",
+    "xp",
+]
 
 xp = np
 
@@ -51,13 +80,6 @@ def _meminfo() -> str:
     """Return Linux's account of memory, or nothing elsewhere."""
     path = Path("/proc/meminfo")
     return path.read_text() if path.exists() else ""
-
-
-def n_threads() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def to_host(array: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -106,18 +128,43 @@ def label(above: NDArray[np.bool_], lattice: Lattice) -> NDArray[np.int32]:
     return labels
 
 
+def unit_tiles(values: NDArray[np.float32], removed: NDArray[np.float64]) -> Units:
+    """Take a space out of every voxel of ``(n_voxels, n)`` values and scale to unit length.
+
+    In float64; the tiles for `sweep` hold float32. ``removed`` is an orthonormal basis, (n, k).
+    """
+    n_voxels, n = values.shape
+    tiles = np.zeros((-(-n_voxels // VOXEL_TILE), n, VOXEL_TILE), dtype=np.float32)
+
+    def fill(start: int, stop: int) -> None:
+        data = values[start:stop].T.astype(np.float64)
+        data -= removed @ (removed.T @ data)
+        data /= np.sqrt(np.einsum("nv,nv->v", data, data))
+        tiles[start // VOXEL_TILE, :, : stop - start] = data
+
+    with one_blas_thread():
+        _in_blocks(fill, n_voxels, VOXEL_TILE)
+    return Units(tiles, n_voxels)
+
+
+def fingerprint() -> str:
+    """Name what the last bits of a result depend on: the processor's kernels and the BLAS build."""
+    blas = [
+        f"{library['internal_api']} {library['version']} {library.get('architecture', '')}"
+        for library in blas_libraries()
+    ]
+    return f"cpu {platform.machine()}, {'; '.join(sorted(set(blas)))}"
+
+
 def _in_blocks(work: Callable[[int, int], object], n_voxels: int, block: int) -> None:
     """Run ``work(start, stop)`` over all blocks of voxels on all cores."""
     starts = range(0, n_voxels, block)
-    ends = (min(start + block, n_voxels) for start in starts)
-    for _ in _pool(n_threads()).map(work, starts, ends):
-        pass
 
+    def work_off(queue: Iterator[int]) -> None:
+        for number in queue:
+            work(starts[number], min(starts[number] + block, n_voxels))
 
-@lru_cache(maxsize=1)
-def _pool(size: int) -> ThreadPoolExecutor:
-    """Return the threads of this process."""
-    return ThreadPoolExecutor(size, thread_name_prefix="gpustats")
+    share_out(work_off, len(starts), n_threads())
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

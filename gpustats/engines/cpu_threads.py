@@ -1,0 +1,68 @@
+"""Threads of the CPU engine: one pool for the process, one BLAS thread in each of its threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from functools import lru_cache
+from typing import TypeVar
+
+from threadpoolctl import ThreadpoolController
+
+Result = TypeVar("Result")
+
+
+def n_threads() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@lru_cache(maxsize=1)
+def pool(size: int) -> ThreadPoolExecutor:
+    """Return the threads of this process."""
+    return ThreadPoolExecutor(size, thread_name_prefix="gpustats")
+
+
+def share_out(work: Callable[[Iterator[int]], Result], n_tasks: int, threads: int) -> list[Result]:
+    """Let every thread take tasks 0 to ``n_tasks`` - 1 from one queue, with what it sets up once.
+
+    Parameters
+    ----------
+    work
+        Works off the numbers that it draws from its iterator. Called once by every thread.
+    n_tasks
+        How many tasks there are.
+    threads
+        How many threads to use; no more than there are tasks.
+
+    Returns
+    -------
+    list
+        What each call returned. Which tasks a call had is a matter of chance.
+    """
+    # next() of this iterator is one step under the interpreter lock
+    queue = iter(range(n_tasks))
+    threads = min(threads, n_tasks)
+    if threads == 1:
+        return [work(queue)]
+    return list(pool(threads).map(work, [queue] * threads))
+
+
+def one_blas_thread() -> AbstractContextManager[object]:
+    """Keep BLAS in its caller's thread: a matrix that it splits has other last bits."""
+    return _blas().limit(limits=1, user_api="blas")
+
+
+@lru_cache(maxsize=1)
+def _blas() -> ThreadpoolController:
+    """Find the BLAS libraries of this process, a search of some milliseconds."""
+    return ThreadpoolController()
+
+
+def blas_libraries() -> list[dict[str, str]]:
+    """Describe the BLAS libraries of this process."""
+    return [info for info in _blas().info() if info["user_api"] == "blas"]

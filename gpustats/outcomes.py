@@ -1,0 +1,227 @@
+"""What a permutation test yields: observed scores, null maxima, p; and how parts become whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpustats.contrasts import Contrast
+from gpustats.spaces import Grid
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """Hold what was found of one statistic of one contrast.
+
+    Parameters
+    ----------
+    statistic
+        Its name: ``"voxelwise"``, ``"cluster_extent"``, ``"cluster_mass"`` or ``"tfce"``.
+    contrast
+        What was tested.
+    observed
+        ``(n_voxels,)``: t or F, or the score of each voxel, with the sign of its side.
+    limits
+        ``(n_voxels,)``: what a value under a shuffle must reach to be no smaller than the observed
+        one, in the unit of ``maxima``.
+    indices
+        The shuffles that were computed.
+    n_shuffles
+        How many there are in all.
+    maxima
+        ``(len(indices),)``: the largest value of each shuffle, as it is compared.
+    null_maxima
+        The same in the unit of ``observed``.
+    counts
+        ``(n_voxels,)`` int64: how many of the shuffles reach the limit of each voxel, or None if
+        that was not counted.
+    """
+
+    statistic: str
+    contrast: Contrast
+    observed: NDArray[np.float64]
+    limits: NDArray[np.float64]
+    indices: range
+    n_shuffles: int
+    maxima: NDArray[np.float64]
+    null_maxima: NDArray[np.float64]
+    counts: NDArray[np.int64] | None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all shuffles have been computed."""
+        return len(self.indices) == self.n_shuffles
+
+    @property
+    def p_corrected(self) -> NDArray[np.float64]:
+        """Family-wise error corrected p, ``(n_voxels,)``."""
+        self._check_complete()
+        below = np.searchsorted(np.sort(self.maxima), self.limits, side="left")
+        return np.asarray((self.n_shuffles - below) / self.n_shuffles)
+
+    @property
+    def p_uncorrected(self) -> NDArray[np.float64]:
+        """Uncorrected p, ``(n_voxels,)``: exact counts over the number of shuffles."""
+        self._check_complete()
+        if self.counts is None:
+            raise ValueError(
+                f"{self.statistic} was not counted at every voxel; run the test with "
+                "uncorrected=True"
+            )
+        return np.asarray(self.counts / self.n_shuffles)
+
+    @property
+    def minimum_p(self) -> float:
+        """The smallest p that the test can give."""
+        return 1 / self.n_shuffles
+
+    def threshold(self, alpha: float) -> float | None:
+        """Return the smallest score whose corrected p is at most ``alpha``; None if none is."""
+        self._check_complete()
+        allowed = int(np.floor(alpha * self.n_shuffles * (1 + 1e-12)))
+        if allowed < 1:
+            return None
+        return float(np.sort(self.null_maxima)[-allowed])
+
+    def _check_complete(self) -> None:
+        """Refuse to give p from a part of the shuffles."""
+        if not self.is_complete:
+            raise ValueError(
+                f"shuffles {self.indices.start} to {self.indices.stop} of {self.n_shuffles} were "
+                "computed; merge the results of all ranges first"
+            )
+
+    def joined(self, later: Outcome) -> Outcome:
+        """Return the outcome of this range and the one after it."""
+        counts = None
+        if self.counts is not None and later.counts is not None:
+            counts = self.counts + later.counts
+        return replace(
+            self,
+            indices=range(self.indices.start, later.indices.stop),
+            maxima=np.concatenate([self.maxima, later.maxima]),
+            null_maxima=np.concatenate([self.null_maxima, later.null_maxima]),
+            counts=counts,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Inference:
+    """Hold the outcomes of a permutation test.
+
+    ``inference["tfce"]`` is the outcome of a statistic where one contrast was tested,
+    ``inference["age", "tfce"]`` where there were several.
+
+    Parameters
+    ----------
+    outcomes
+        One per contrast and statistic.
+    grid
+        Which voxels these are.
+    settings
+        What the test was told.
+    fingerprint
+        What must be equal in results that are merged: data, design, settings, version, device.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    grid: Grid
+    settings: Mapping[str, Any]
+    fingerprint: Mapping[str, str]
+
+    def __getitem__(self, key: str | tuple[str, str]) -> Outcome:
+        """Return an outcome by statistic, or by contrast and statistic."""
+        contrast, statistic = (None, key) if isinstance(key, str) else key
+        found = [
+            outcome
+            for outcome in self.outcomes
+            if outcome.statistic == statistic and contrast in (None, outcome.contrast.name)
+        ]
+        if len(found) != 1:
+            there = ", ".join(f"{o.contrast.name!r}, {o.statistic!r}" for o in self.outcomes)
+            raise KeyError(f"{key!r} names {len(found)} outcomes; there are: {there}")
+        return found[0]
+
+    def p_corrected_over_contrasts(self, statistic: str) -> dict[str, NDArray[np.float64]]:
+        """Return p of a statistic, corrected over voxels and contrasts, by contrast.
+
+        Raises
+        ------
+        ValueError
+            If the contrasts' statistics differ in kind or degrees of freedom, or in shuffles.
+        """
+        chosen = [outcome for outcome in self.outcomes if outcome.statistic == statistic]
+        if len({(o.contrast.statistic, o.n_shuffles) for o in chosen}) != 1:
+            raise ValueError(
+                "correction over contrasts needs contrasts of one statistic and equal shuffles"
+            )
+        joint = np.sort(np.max([outcome.null_maxima for outcome in chosen], axis=0))
+        corrected = {}
+        for outcome in chosen:
+            outcome._check_complete()
+            size = np.abs(outcome.observed)
+            reach = size - 1e-5 * np.maximum(size, 1)
+            below = np.searchsorted(joint, reach, side="left")
+            corrected[outcome.contrast.name] = np.maximum(
+                (outcome.n_shuffles - below) / outcome.n_shuffles, outcome.minimum_p
+            )
+        return corrected
+
+
+def merge(inferences: Iterable[Inference]) -> Inference:
+    """Put results of different ranges of shuffles together.
+
+    Parameters
+    ----------
+    inferences
+        Results of `permutation_test` with different ``shuffles``, in any order.
+
+    Returns
+    -------
+    Inference
+        Exactly what one run over all of the ranges would have given.
+
+    Raises
+    ------
+    ValueError
+        If there are none, their fingerprints differ (the message says in what), or their ranges
+        overlap or leave a gap.
+    """
+    parts = sorted(inferences, key=lambda part: part.outcomes[0].indices.start)
+    if not parts:
+        raise ValueError("nothing to merge; give at least one result")
+    for part in parts[1:]:
+        _check_fingerprints(parts[0].fingerprint, part.fingerprint)
+    for before, after in pairwise(parts):
+        stop, start = before.outcomes[0].indices.stop, after.outcomes[0].indices.start
+        if stop != start:
+            word = "overlap at" if start < stop else "leave a gap between"
+            raise ValueError(
+                f"ranges of shuffles {word} {min(start, stop)} and {max(start, stop)}; "
+                "each shuffle must be there once"
+            )
+    return reduce(_joined, parts)
+
+
+def _joined(before: Inference, after: Inference) -> Inference:
+    """Join two results whose ranges follow each other."""
+    pairs: Sequence[tuple[Outcome, Outcome]] = list(
+        zip(before.outcomes, after.outcomes, strict=True)
+    )
+    return replace(before, outcomes=tuple(one.joined(other) for one, other in pairs))
+
+
+def _check_fingerprints(one: Mapping[str, str], other: Mapping[str, str]) -> None:
+    """Refuse results of different runs, and say in what they differ."""
+    different = [name for name in one if one[name] != other.get(name)]
+    if different:
+        raise ValueError(
+            "results of different runs cannot be merged; they differ in "
+            + ", ".join(f"{name} ({one[name]} and {other.get(name)})" for name in different)
+        )

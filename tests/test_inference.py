@@ -1,0 +1,355 @@
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+from oracles import least_squares
+from simulate import make_maps
+
+from gpustats import Design, DesignError
+from gpustats.engines import cpu as cpu_engine
+from gpustats.enhancements import ClusterExtent, ClusterMass, Tfce, Voxelwise
+from gpustats.inference import permutation_test
+from gpustats.maps import Maps
+from gpustats.outcomes import merge
+from gpustats.shuffles import Shuffles
+
+EVERYTHING = (
+    Voxelwise(),
+    ClusterExtent(connectivity=26, threshold_t=1.5),
+    ClusterMass(connectivity=18, threshold_p=0.1),
+    Tfce(),
+)
+NAMES = ("voxelwise", "cluster_extent", "cluster_mass", "tfce")
+
+
+def test_maps(maps, *arguments, **options):
+    return permutation_test(maps, *arguments, device="cpu", **options)
+
+
+test_maps.__test__ = False
+
+
+def two_groups(rng, n=9):
+    """Two groups and an age."""
+    group = np.arange(n) < n // 2
+    return pd.DataFrame({"g": 1.0 * group, "h": 1.0 - group, "age": rng.normal(40, 9, n)})
+
+
+def exact_p(statistics, two_sided):
+    """Corrected and uncorrected p from the statistics of every shuffle, the identity first."""
+    sizes = np.abs(statistics) if two_sided else statistics
+    reach = sizes[0] - 1e-9
+    corrected = (sizes.max(axis=1)[:, None] >= reach).mean(axis=0)
+    return corrected, (sizes >= reach).mean(axis=0)
+
+
+@pytest.mark.parametrize("two_sided", [True, False])
+@pytest.mark.parametrize("whole_numbers", [True, False])
+def test_all_sign_flips_equal_enumeration(rng, two_sided, whole_numbers):
+    maps = make_maps(rng, n_subjects=7)
+    if whole_numbers:
+        maps = Maps(np.asfortranarray(np.round(maps.values * 2)), maps.grid)
+        maps.values[np.ptp(maps.values, axis=1) == 0, 0] += 1
+    y = maps.values.astype(float)
+    statistics = np.array(
+        [
+            least_squares(y * np.array(signs), np.ones((7, 1)), [1])[2]
+            for signs in product([1, -1], repeat=7)
+        ]
+    )
+    result = test_maps(maps, n_permutations=128, two_sided=two_sided)["voxelwise"]
+    corrected, uncorrected = exact_p(statistics, two_sided)
+    assert np.array_equal(result.p_corrected, corrected)
+    assert np.array_equal(result.p_uncorrected, uncorrected)
+    assert result.minimum_p == 1 / 128
+
+
+def freedman_lane(values, table, weights, permutation, signs):
+    """Fit the full model to shuffled residuals of the reduced one, by its definition."""
+    x, c = table.to_numpy(), np.atleast_2d(weights)
+    null = np.linalg.svd(c)[2][np.linalg.matrix_rank(c) :].T
+    z = x @ null
+    y = values.astype(float).T
+    residuals = y - z @ np.linalg.pinv(z) @ y
+    shuffled = np.empty_like(residuals)
+    shuffled[permutation] = signs[:, None] * residuals
+    return least_squares(shuffled.T, x, weights)[2]
+
+
+@pytest.mark.parametrize("weights", [[1, -1, 0], [0, 0, 1], [[1, -1, 0], [0, 0, 1]]])
+def test_exhaustive_permutations_equal_enumeration(rng, weights):
+    maps = make_maps(rng, n_subjects=6, shape=(6, 7, 5))
+    table = two_groups(rng, 6).round(1)
+    result = test_maps(maps, Design(table), weights, n_permutations=720)["voxelwise"]
+    assert result.n_shuffles == 720
+    shuffles = Shuffles(6, "ee", 720, table.to_numpy()).draw(range(720))
+    statistics = np.array(
+        [freedman_lane(maps.values, table, weights, p, s) for p, s in zip(*shuffles, strict=True)]
+    )
+    corrected, uncorrected = exact_p(statistics, two_sided=np.ndim(weights) == 1)
+    assert np.array_equal(result.p_corrected, corrected)
+    assert np.array_equal(result.p_uncorrected, uncorrected)
+
+
+def test_two_groups_without_covariates_are_all_their_splits(rng):
+    maps = make_maps(rng, n_subjects=7)
+    table = two_groups(rng, 7)[["g", "h"]]
+    result = test_maps(maps, Design(table), "g - h", n_permutations=1000)["voxelwise"]
+    assert result.n_shuffles == 35
+    statistics = []
+    y = maps.values.astype(float)
+    for members in product([0.0, 1.0], repeat=7):
+        if sum(members) == 3:
+            x = np.column_stack([members, 1 - np.array(members)])
+            statistics.append(least_squares(y, x, [1, -1])[2])
+    observed = least_squares(y, table, [1, -1])[2]
+    sizes = np.abs(statistics)
+    p = (sizes.max(1)[:, None] >= np.abs(observed) - 1e-9).mean(0)
+    assert np.array_equal(result.p_corrected, p)
+
+
+def test_blocks_are_respected(rng):
+    pairs = np.repeat(np.arange(4), 2)
+    maps = make_maps(rng, n_subjects=8)
+    table = pd.DataFrame((pairs[:, None] == np.arange(4)) * 1.0, columns=list("abcd"))
+    table.insert(0, "condition", np.tile([1.0, 0.0], 4))
+    result = test_maps(maps, Design(table), "condition", blocks=pairs, n_permutations=100)[
+        "voxelwise"
+    ]
+    assert result.n_shuffles == 16
+    y = maps.values.astype(float)
+    difference = y[:, ::2] - y[:, 1::2]
+    statistics = np.array(
+        [
+            least_squares(difference * np.array(signs), np.ones((4, 1)), [1])[2]
+            for signs in product([1, -1], repeat=4)
+        ]
+    )
+    corrected, uncorrected = exact_p(statistics, two_sided=True)
+    assert np.array_equal(result.p_corrected, corrected)
+    assert np.array_equal(result.p_uncorrected, uncorrected)
+
+
+@pytest.mark.parametrize("scheme", ["freedman-lane", "dekker", "manly"])
+@pytest.mark.parametrize("errors", ["ee", "ise", "both"])
+def test_null_maxima_equal_explicit_refits(rng, scheme, errors):
+    n = 11
+    maps = make_maps(rng, n_subjects=n, mean=0)
+    table = two_groups(rng, n)
+    result = test_maps(
+        maps, Design(table), "g - h", scheme=scheme, errors=errors, n_permutations=300
+    )["voxelwise"]
+    permutations, signs = Shuffles(n, errors, 300, table.to_numpy()).draw(range(300))
+    z = np.column_stack([np.ones(n), table["age"]])
+    rest = np.eye(n) - z @ np.linalg.pinv(z)
+    tested = rest @ (table["g"] - table["h"]).to_numpy()
+    y = maps.values.astype(float).T
+    for index in range(0, 300, 13):
+        permutation, sign = permutations[index], signs[index][:, None]
+        shuffled = np.empty_like(y)
+        if scheme == "dekker":
+            x = np.column_stack([rest @ (sign[:, 0] * tested[permutation]), z])
+            t = least_squares(y.T, x, [1, 0, 0])[2]
+        else:
+            shuffled[permutation] = sign * (rest @ y if scheme == "freedman-lane" else y)
+            t = least_squares(shuffled.T, table, [1, -1, 0])[2]
+        assert result.null_maxima[index] == pytest.approx(np.abs(t).max(), rel=2e-5)
+
+
+def test_the_reported_map_is_that_of_fit_and_close_to_what_is_compared(rng):
+    maps = make_maps(rng)
+    result = test_maps(maps, n_permutations=50)["voxelwise"]
+    expected = least_squares(maps.values, np.ones((12, 1)), [1])[2]
+    np.testing.assert_allclose(result.observed, expected, rtol=1e-6)
+    assert result.null_maxima[0] == pytest.approx(np.abs(expected).max(), rel=1e-5)
+
+
+def arrays_of(outcome):
+    yield from (outcome.observed, outcome.limits, outcome.maxima, outcome.null_maxima)
+    yield from (outcome.counts, outcome.p_corrected, outcome.p_uncorrected)
+
+
+def assert_same(one, other):
+    for name in NAMES:
+        for a, b in zip(arrays_of(one[name]), arrays_of(other[name]), strict=True):
+            assert np.array_equal(a, b)
+
+
+@pytest.fixture
+def covariate(rng):
+    """A covariate test with every statistic."""
+    maps = make_maps(rng, n_subjects=10)
+    design = Design(pd.DataFrame({"x": rng.normal(size=10), "one": 1.0}))
+    options = {"statistics": EVERYTHING, "n_permutations": 420, "uncorrected": True}
+    return lambda **more: test_maps(maps, design, "x", **options, **more)
+
+
+def test_ranges_merge_to_the_whole_in_any_order(covariate):
+    whole = covariate()
+    parts = [covariate(shuffles=r) for r in (range(100), range(100, 307), range(307, 420))]
+    assert_same(merge([parts[1], parts[2], parts[0]]), whole)
+    assert_same(merge([covariate(shuffles=range(420))]), whole)
+
+
+def test_threads_and_batches_change_no_bit(covariate, monkeypatch):
+    whole = covariate()
+    for threads, map_bytes in ((1, 4 * 164 * 7), (2, 4 * 164), (3, 2**28)):
+        monkeypatch.setattr("gpustats.inference.MAP_BYTES", map_bytes)
+        for module in ("cpu", "cpu_sweep", "cpu_spatial"):
+            monkeypatch.setattr(f"gpustats.engines.{module}.n_threads", lambda n=threads: n)
+        assert_same(covariate(), whole)
+
+
+def test_a_part_gives_no_p(covariate):
+    part = covariate(shuffles=range(5, 60))
+    with pytest.raises(ValueError, match="shuffles 5 to 60 of 420 were computed; merge"):
+        _ = part["tfce"].p_corrected
+
+
+def test_merging_refuses_gaps_overlaps_and_other_runs(covariate):
+    first, second = covariate(shuffles=range(50)), covariate(shuffles=range(60, 420))
+    with pytest.raises(ValueError, match="leave a gap between 50 and 60"):
+        merge([first, second])
+    with pytest.raises(ValueError, match="overlap at 40 and 50"):
+        merge([first, covariate(shuffles=range(40, 420))])
+    with pytest.raises(ValueError, match="they differ in settings"):
+        merge([first, covariate(shuffles=range(50, 420), seed=1)])
+    with pytest.raises(ValueError, match="nothing to merge"):
+        merge([])
+
+
+def test_seeds_decide(covariate):
+    assert_same(covariate(seed=3), covariate(seed=3))
+    assert not np.array_equal(covariate(seed=4)["tfce"].maxima, covariate()["tfce"].maxima)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_data_times_minus_one_swaps_the_tails_exactly(rng, name):
+    maps = make_maps(rng, n_subjects=9)
+    negated = Maps(np.asfortranarray(-maps.values), maps.grid)
+    options = {"statistics": EVERYTHING, "n_permutations": 300, "uncorrected": True}
+    one, other = (test_maps(m, **options)[name] for m in (maps, negated))
+    assert np.array_equal(one.observed, -other.observed)
+    assert np.array_equal(one.p_corrected, other.p_corrected)
+    assert np.array_equal(one.p_uncorrected, other.p_uncorrected)
+    assert np.array_equal(one.null_maxima, other.null_maxima)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_sided_maxima_are_the_larger_of_both_tails(rng, name):
+    maps = make_maps(rng, n_subjects=9)
+    negated = Maps(np.asfortranarray(-maps.values), maps.grid)
+    statistics = (
+        Voxelwise(),
+        ClusterExtent(connectivity=26, threshold_t=1.5),
+        ClusterMass(connectivity=18, threshold_t=1.5),
+        Tfce(),
+    )
+    options = {"statistics": statistics, "n_permutations": 100}
+    both = test_maps(maps, **options)[name]
+    up, down = (test_maps(m, two_sided=False, **options)[name] for m in (maps, negated))
+    assert np.array_equal(both.null_maxima, np.maximum(up.null_maxima, down.null_maxima))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_p_follows_from_the_scores_of_every_shuffle(rng, name):
+    maps = make_maps(rng, n_subjects=6, mean=0.3)
+    result = test_maps(maps, statistics=EVERYTHING, n_permutations=64, uncorrected=True)[name]
+    assert result.n_shuffles == 64
+    assert result.null_maxima.max() >= result.null_maxima[0]
+    p = result.p_corrected
+    assert p.min() >= 1 / 64
+    # identity and its mirror tie exactly in a two-sided test
+    assert (result.p_uncorrected >= 2 / 64).all()
+    assert (p >= result.p_uncorrected - 1e-12).all()
+    order = np.argsort(np.abs(result.observed))
+    assert (np.diff(p[order]) <= 1e-12).all()
+
+
+def test_spatial_statistics_of_f_run_on_its_z(rng):
+    maps = make_maps(rng, n_subjects=12)
+    table = pd.DataFrame(np.eye(3)[np.arange(12) % 3], columns=list("abc"))
+    statistics = (Voxelwise(), Tfce(), ClusterExtent(connectivity=6, threshold_z=1.0))
+    result = test_maps(
+        maps, Design(table), "a - b; b - c", statistics=statistics, n_permutations=99
+    )
+    *_, f, _ = least_squares(maps.values, table, [[1, -1, 0], [0, 1, -1]])
+    np.testing.assert_allclose(result["voxelwise"].observed, f, rtol=1e-6)
+    assert result["voxelwise"].null_maxima[0] == pytest.approx(f.max(), rel=1e-5)
+    assert (result["tfce"].observed >= 0).all()
+    assert result["cluster_extent"].observed.max() >= 1
+    with pytest.raises(ValueError, match="F contrast, which has one tail"):
+        test_maps(maps, Design(table), "a - b; b - c", two_sided=True, n_permutations=99)
+    with pytest.raises(ValueError, match="clusters of F are formed on its z; give threshold_z"):
+        test_maps(
+            maps,
+            Design(table),
+            "a - b; b - c",
+            statistics=[ClusterExtent(connectivity=6, threshold_t=2.0)],
+        )
+
+
+def test_several_contrasts_and_correction_over_them(rng):
+    maps = make_maps(rng, n_subjects=12)
+    design = Design(pd.DataFrame({"x": rng.normal(size=12), "y": rng.normal(size=12), "one": 1.0}))
+    result = test_maps(maps, design, {"x": "x", "y": "y"}, n_permutations=200)
+    alone = test_maps(maps, design, "y", n_permutations=200)
+    assert np.array_equal(result["y", "voxelwise"].p_corrected, alone["voxelwise"].p_corrected)
+    joint = result.p_corrected_over_contrasts("voxelwise")
+    assert set(joint) == {"x", "y"}
+    for name, p in joint.items():
+        assert (p >= result[name, "voxelwise"].p_corrected - 1e-12).all()
+    with pytest.raises(KeyError, match="names 2 outcomes; there are: 'x', 'voxelwise'"):
+        _ = result["voxelwise"]
+
+
+def test_thresholds_have_the_asked_p(rng):
+    result = test_maps(make_maps(rng), n_permutations=200)["voxelwise"]
+    height = result.threshold(0.05)
+    assert (result.null_maxima >= height).mean() <= 0.05
+    assert result.threshold(0.001) is None
+
+
+def test_errors_are_chosen_by_what_is_tested(rng, log):
+    maps = make_maps(rng, n_subjects=12)
+    design = Design(pd.DataFrame({"x": rng.normal(size=12), "one": 1.0}))
+    test_maps(maps, design, {"mean": "one", "slope": "x"}, n_permutations=50)
+    assert "mean: sign flips of 12 subjects: 50 of 4,096 distinct" in log.text
+    assert "slope: permutations of 12 subjects" in log.text
+    test_maps(maps, design, "x", errors="ise", n_permutations=50)
+    assert "x: sign flips of 12 subjects" in log.text
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"contrast": "z"}, DesignError, "no column 'z'"),
+        ({"n_permutations": 0}, ValueError, "n_permutations must be an integer from 1"),
+        ({"seed": -1}, ValueError, "seed must be an integer from 0"),
+        ({"shuffles": range(0, 10, 2)}, ValueError, "a range without gaps inside 0 to 50"),
+        ({"shuffles": range(40, 51)}, ValueError, "a range without gaps inside 0 to 50"),
+        ({"blocks": [1, 2]}, ValueError, "blocks must be 12 integers"),
+        ({"block_exchange": "whole"}, ValueError, "blocks is None; give the block of every"),
+        ({"errors": "iid"}, ValueError, "errors must be one of"),
+        ({"scheme": "smith"}, ValueError, "scheme must be one of"),
+    ],
+)
+def test_wrong_options(rng, options, error, message):
+    maps = make_maps(rng, n_subjects=12)
+    design = Design(pd.DataFrame({"x": rng.normal(size=12), "one": 1.0}))
+    settings = {"contrast": "x", "n_permutations": 50, **options}
+    with pytest.raises(error, match=message):
+        test_maps(maps, design, **settings)
+
+
+def test_uncorrected_p_of_spatial_statistics_is_there_on_request(rng):
+    maps = make_maps(rng, n_subjects=9)
+    result = test_maps(maps, statistics=[Tfce(), Voxelwise()], n_permutations=60)
+    assert result["voxelwise"].p_uncorrected.shape == (maps.n_voxels,)
+    with pytest.raises(ValueError, match="tfce was not counted at every voxel; run the test with"):
+        _ = result["tfce"].p_uncorrected
+
+
+def test_the_cpu_engine_names_its_arithmetic():
+    assert "cpu" in cpu_engine.fingerprint()
