@@ -209,27 +209,17 @@ class _Test:
         exceeding = self.engine.exceedances(values, self.form, two_sided=self.two_sided)
         spatial = self._spatial(self._map_of(values))
         voxel_maxima = np.empty(len(indices), dtype=np.float32)
-        progress = tqdm(total=len(indices), unit="shuffle", disable=None, delay=1)
-        for batch in _batches(indices, self._batch_size(bool(spatial))):
-            rows = self._tile(batch)
-            within = range(batch.start % SHUFFLE_TILE, batch.start % SHUFFLE_TILE + len(batch))
-            maps = np.empty((len(batch) if spatial else 0, self.units.n_voxels), dtype=np.float32)
-            peaks = self.engine.sweep(
-                rows,
-                self.units,
-                self.form,
-                shuffles=within,
-                exceeding=exceeding,
-                maps=maps if spatial else None,
-            )
-            largest = np.maximum(peaks.upper, peaks.lower) if self.two_sided else peaks.upper
-            place = slice(batch.start - indices.start, batch.stop - indices.start)
-            voxel_maxima[place] = largest
-            self._to_z(maps)
-            for scored in spatial.values():
-                scored.add(maps)
-            progress.update(len(batch))
-        progress.close()
+        batches = _batches(indices, self._batch_size(bool(spatial)))
+        most = max(map(len, batches)) if spatial else 0
+        buffer = np.empty((most, self.units.n_voxels), dtype=np.float32)
+        with tqdm(total=len(indices), unit="shuffle", disable=None, delay=1) as progress:
+            for batch in batches:
+                maps = buffer[: len(batch)]
+                place = slice(batch.start - indices.start, batch.stop - indices.start)
+                voxel_maxima[place] = self._sweep(batch, exceeding, maps if spatial else None)
+                for scored in spatial.values():
+                    scored.add(maps)
+                progress.update(len(batch))
         return [
             self._voxelwise(indices, voxel_maxima, exceeding)
             if name == "voxelwise"
@@ -247,6 +237,23 @@ class _Test:
             for name, enhancer in enhancers.items()
             if enhancer is not None
         }
+
+    def _sweep(
+        self, batch: range, exceeding: Exceedances, maps: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        """Compute a batch of shuffles: fill their maps, count, return the voxels' maxima."""
+        start = batch.start % SHUFFLE_TILE
+        peaks = self.engine.sweep(
+            self._tile(batch),
+            self.units,
+            self.form,
+            shuffles=range(start, start + len(batch)),
+            exceeding=exceeding,
+            maps=maps,
+        )
+        if maps is not None:
+            self._to_z(maps)
+        return np.maximum(peaks.upper, peaks.lower) if self.two_sided else peaks.upper
 
     def _batch_size(self, with_maps: bool) -> int:
         """Return how many shuffles to compute at a time."""

@@ -1,4 +1,4 @@
-"""How other packages would do it: statistics by the conventions of FSL, PALM, nilearn and others."""
+"""How other packages would do it: statistics by the conventions of FSL, PALM and others."""
 
 from __future__ import annotations
 

@@ -49,7 +49,12 @@ def share_out(work: Callable[[Iterator[int]], Result], n_tasks: int, threads: in
     threads = min(threads, n_tasks)
     if threads == 1:
         return [work(queue)]
-    return list(pool(threads).map(work, [queue] * threads))
+    try:
+        return list(pool(threads).map(work, [queue] * threads))
+    except BaseException:
+        for _ in queue:  # leaves nothing to do for the threads that still run
+            pass
+        raise
 
 
 def one_blas_thread() -> AbstractContextManager[object]:
