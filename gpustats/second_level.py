@@ -15,8 +15,10 @@ from gpustats import glm, images, report
 from gpustats.contrasts import StatisticName
 from gpustats.design import group_design
 from gpustats.glm import ContrastMaps, Fit
+from gpustats.inference import permutation_test
 from gpustats.inputs import GroupInput, group_input
 from gpustats.maps import Missing, load_maps
+from gpustats.outcomes import Inference
 from gpustats.spaces import Grid
 from gpustats.subjects import read_table
 
@@ -260,6 +262,30 @@ class SecondLevelModel:
             for name in names
         }
         return outputs if output_type == "all" else outputs[output_type]
+
+    def permutation_test(
+        self, second_level_contrast: Any = None, first_level_contrast: Any = None, **options: Any
+    ) -> Inference:
+        """Test contrasts by permutation.
+
+        Parameters
+        ----------
+        second_level_contrast
+            As in `compute_contrast`, or a mapping from names to contrasts.
+        first_level_contrast
+            As in `compute_contrast`.
+        **options
+            The options of `gpustats.permutation_test`.
+
+        Raises
+        ------
+        ValueError
+            As `gpustats.permutation_test`.
+        """
+        fitted = self.fit_for(first_level_contrast)
+        return permutation_test(
+            fitted.maps, fitted.design, second_level_contrast, device=self.device, **options
+        )
 
     def generate_report(self, contrasts: Any = None, **options: Any) -> report.Report:
         """Make the report of this model; `make_glm_report` has the parameters."""

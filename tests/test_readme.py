@@ -30,7 +30,9 @@ def test_python_blocks_run(number, rng, tmp_path, monkeypatch):
     exec(compile(BLOCKS[number], f"README.md block {number + 1}", "exec"), names)
     if "clusters" in names:
         assert len(names["clusters"]) > 0
+    if "result" in names:
+        assert names["result"]["tfce"].p_corrected.min() < 0.05
 
 
 def test_there_are_python_blocks():
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == 3

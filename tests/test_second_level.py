@@ -9,7 +9,12 @@ from nilearn.glm.second_level import make_second_level_design_matrix as nilearn_
 from oracles import least_squares
 from simulate import AFFINE, make_maps, save_group, save_mask, volumes_of
 
-from gpustats import DesignError, SecondLevelModel, make_second_level_design_matrix
+from gpustats import (
+    DesignError,
+    SecondLevelModel,
+    make_second_level_design_matrix,
+    permutation_test,
+)
 
 OUTPUTS = ["z_score", "stat", "p_value", "effect_size", "effect_variance"]
 
@@ -277,6 +282,13 @@ def test_residuals_predicted_and_r_square_equal_nilearns(rng, group):
         a, b = (values(getattr(model, name), group) for model in (ours, theirs))
         np.testing.assert_allclose(np.squeeze(a), np.squeeze(b), rtol=1e-4, atol=1e-5)
     assert np.array_equal(ours.residuals.get_fdata(), ours.residuals_.get_fdata())
+
+
+def test_a_model_tests_by_permutation(group, models):
+    model = SecondLevelModel(device="cpu").fit(models)
+    result = model.permutation_test(first_level_contrast="Finger", n_permutations=100)
+    direct = permutation_test(group, n_permutations=100, device="cpu")
+    assert np.array_equal(result["voxelwise"].p_corrected, direct["voxelwise"].p_corrected)
 
 
 def test_masker_goes_both_ways(group):
