@@ -22,7 +22,6 @@ from gpustats.exchangeability import (
     Positions,
     check_integer,
 )
-from gpustats.philox import random_words
 
 SIGN_STREAM = 0
 PERMUTATION_STREAM = 1
@@ -250,6 +249,9 @@ class Shuffles:
 
     def _words(self, numbers: NDArray[np.int64], stream: int, n_words: int) -> NDArray[np.uint32]:
         """Draw the first random words of the numbered shuffles: (b, n_words)."""
+        # Numba is imported by the first computation, not by `import gpustats`
+        from gpustats.philox import random_words
+
         return random_words(self.seed, numbers.astype(np.uint64), stream, n_words)
 
 

@@ -322,3 +322,10 @@ def test_control_c_stops_with_one_line_and_no_output(tmp_path, files):
     assert "interrupted; no output was written" in err
     assert "Traceback" not in err
     assert not (tmp_path / "gpustats-results").exists()
+
+
+def test_importing_the_package_imports_nothing_slow_or_optional():
+    slow = "{'numba', 'nilearn', 'matplotlib', 'jinja2'}"
+    check = f"import sys, gpustats; print(*({slow} & {{*sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
