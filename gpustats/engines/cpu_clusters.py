@@ -146,10 +146,19 @@ def _find_clusters(values, threshold, base, cells, backward_steps, scratch):  # 
         parents[root] = root
         extents[root] = 1
         masses[root] = np.int64(np.rint((np.float64(values[voxel]) - base) * MASS_SCALE))
+        # written out: a call would count references to the arrays, at five times the cost
         for step in backward_steps:
             other = box[cell - step]
-            if other != 0:
-                root = _unite(root, other, parents)
+            if other == 0:
+                continue
+            while parents[other] != other:
+                parents[other] = parents[parents[other]]
+                other = parents[other]
+            if other < root:
+                parents[root] = other
+                root = other
+            elif other > root:
+                parents[other] = root
     # parents come before their children
     for number in range(n_above, 0, -1):
         parent = parents[number]
@@ -183,20 +192,6 @@ def _append(values, threshold, start, stop, voxels, n_above):  # type: ignore[no
         voxels[n_above] = voxel
         n_above += np.uint64(values[voxel] >= threshold)
     return n_above
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _unite(root, other, parents):  # type: ignore[no-untyped-def]
-    """Join the tree of ``other`` with that of ``root``, halving paths; return the common root."""
-    while parents[other] != other:
-        parents[other] = parents[parents[other]]
-        other = parents[other]
-    if other < root:
-        parents[root] = other
-        return other
-    if other > root:
-        parents[other] = root
-    return root
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

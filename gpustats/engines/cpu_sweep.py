@@ -10,7 +10,7 @@ rows                    value that is compared                   statistic
 1 tested                the cosine r = s                         t = r sqrt(df / (1 - r²))
 m tested                R² = sum s_j²                            F = (df / m) R² / (1 - R²)
 1 tested, nuisance      t = s sqrt(df / (1 - Q - s²))            t
-m tested, nuisance      F = (df / m) sum s_j² / (1 - Q - R²)     F
+m tested, nuisance      F = (df / m) R² / (1 - Q - R²)           F
 ======================  =======================================  =================================
 
 Statistics rise with their values, in float32 too, so the statistic of the largest value is the
@@ -104,14 +104,12 @@ def exceedances(observed: NDArray[np.float32], form: Form, *, two_sided: bool) -
     two_sided
         Whether to compare sizes instead of values.
     """
-    target = np.abs(observed) if two_sided else observed
+    limits: NDArray[np.float32] = np.abs(observed) if two_sided else observed.copy()
     if form.n_nuisance:
-        limits = target - RELATIVE_TOLERANCE * np.maximum(np.abs(target), ONE)
+        limits -= RELATIVE_TOLERANCE * np.maximum(np.abs(limits), ONE)
     else:
-        limits = target - COSINE_TOLERANCE
-    return Exceedances(
-        np.asarray(limits, np.float32), two_sided, np.zeros(observed.size, dtype=np.int64)
-    )
+        limits -= COSINE_TOLERANCE
+    return Exceedances(limits, two_sided, np.zeros(observed.size, dtype=np.int64))
 
 
 def statistic_of(values: NDArray[np.float32], form: Form) -> NDArray[np.float32]:
@@ -237,7 +235,8 @@ def _reduce(products, form, first, span, exceeding, peaks, maps):  # type: ignor
 def _write_values(products, form, values):  # type: ignore[no-untyped-def]
     """Form what is compared from the products ``(k, at least len(values))`` of one shuffle."""
     if form.n_tested == 1:
-        values[:] = products[0, : values.size]
+        for v in range(values.size):
+            values[v] = products[0, v]
     else:
         _sum_of_squares(products[: form.n_tested], values)
     if form.n_nuisance == 0:
@@ -254,17 +253,19 @@ def _write_values(products, form, values):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True, error_model="numpy")
 def _sum_of_squares(products, total):  # type: ignore[no-untyped-def]
     """Sum the squares of the rows of ``products``."""
-    total[:] = 0
-    for row in products:
+    for v in range(total.size):
+        total[v] = products[0, v] * products[0, v]
+    for row in range(1, products.shape[0]):
         for v in range(total.size):
-            total[v] += row[v] * row[v]
+            total[v] += products[row, v] * products[row, v]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _write_statistic(values, form, statistic):  # type: ignore[no-untyped-def]
     """Turn values into t or F; a rising function of them in float32 as well."""
     if form.n_nuisance:
-        statistic[:] = values
+        for v in range(values.size):
+            statistic[v] = values[v]
         return
     scale = np.float32(form.df / form.n_tested)
     for v in range(values.size):
@@ -280,9 +281,9 @@ def _ordered_extremes(values):  # type: ignore[no-untyped-def]
     bits = values.view(np.int32)
     largest, smallest = np.int32(-(2**31)), np.int32(2**31 - 1)
     for v in range(bits.size):
-        ordered = bits[v] ^ ((bits[v] >> np.int32(31)) & ALL_BUT_SIGN)
-        largest = max(largest, ordered)
-        smallest = min(smallest, ordered)
+        ordered = np.int32(bits[v] ^ ((bits[v] >> np.int32(31)) & ALL_BUT_SIGN))
+        largest = np.int32(max(largest, ordered))
+        smallest = np.int32(min(smallest, ordered))
     return largest, smallest
 
 

@@ -46,11 +46,11 @@ def share_out(work: Callable[[Iterator[int]], Result], n_tasks: int, threads: in
     """
     # next() of this iterator is one step under the interpreter lock
     queue = iter(range(n_tasks))
-    threads = min(threads, n_tasks)
-    if threads == 1:
+    n_workers = min(threads, n_tasks)
+    if n_workers == 1:
         return [work(queue)]
     try:
-        return list(pool(threads).map(work, [queue] * threads))
+        return list(pool(threads).map(work, [queue] * n_workers))
     except BaseException:
         for _ in queue:  # leaves nothing to do for the threads that still run
             pass
@@ -58,7 +58,10 @@ def share_out(work: Callable[[Iterator[int]], Result], n_tasks: int, threads: in
 
 
 def one_blas_thread() -> AbstractContextManager[object]:
-    """Keep BLAS in its caller's thread: a matrix that it splits has other last bits."""
+    """Keep BLAS in its caller's thread: a matrix that it splits has other last bits.
+
+    Libraries that threadpoolctl does not know, such as Apple's Accelerate, stay as they are.
+    """
     return _blas().limit(limits=1, user_api="blas")
 
 
