@@ -69,5 +69,9 @@ print(results)
 
 # %%
 make_glm_report(
-    second_level, contrasts="intercept", first_level_contrast="Finger", threshold=1.96
+    second_level,
+    contrasts="intercept",
+    first_level_contrast="Finger",
+    threshold=1.96,
+    height_control=None,
 ).save_as_html(output / "report.html")

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 StatisticName: TypeAlias = Literal["t", "F"]
 
+ROW_END = re.compile(r";(?=(?:[^`]*`[^`]*`)*[^`]*$)")
+"""A semicolon outside of backticks."""
 NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 OPERATIONS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -21,6 +23,7 @@ OPERATIONS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
 }
+LARGEST_NUMBER = 1e100
 WORDS = {"+": "Plus", "-": "Minus", "*": "Times", "/": "By", ";": "And", ">": "Over", "<": "Under"}
 
 
@@ -40,11 +43,14 @@ class Contrast:
         ``(n_rows, n_columns)``, one row for t.
     statistic
         ``"t"``, one row, with a sign; or ``"F"``, any number of rows, without.
+    columns
+        Names of the columns that the weights belong to.
     """
 
     name: str
     weights: NDArray[np.float64]
     statistic: StatisticName
+    columns: tuple[str, ...]
 
     @property
     def label(self) -> str:
@@ -89,7 +95,7 @@ def expression_weights(expression: str, columns: Sequence[str]) -> NDArray[np.fl
     DesignError
         If a name is no column, or the expression is not a weighted sum of columns.
     """
-    rows = [expression] if expression in columns else expression.split(";")
+    rows = [expression] if expression in columns else ROW_END.split(expression)
     return np.array([_Expression(row.strip(), columns).weights() for row in rows])
 
 
@@ -140,7 +146,7 @@ class _Expression:
         match node:
             case ast.Name(id=name):
                 return np.asarray(self.units[int(name[1:])])
-            case ast.Constant(value=int() | float() as number):
+            case ast.Constant(value=int() | float() as number) if abs(number) < LARGEST_NUMBER:
                 return np.asarray(self.units[-1] * number)
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 return np.negative(self._evaluate(operand))

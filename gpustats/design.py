@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property, reduce
 from typing import Any, NamedTuple
 
@@ -81,6 +82,8 @@ class Design:
         intercept: bool = False,
         id_column: str | None = None,
     ) -> None:
+        if not isinstance(table, pd.DataFrame):
+            raise TypeError(f"a design is made of a pandas DataFrame, got {type(table).__name__}")
         self.matched_by = ""
         self.subjects, regressors = split_labels(table, id_column)
         if columns is not None:
@@ -88,6 +91,7 @@ class Design:
             regressors = regressors[list(columns)]
         if intercept:
             regressors = join_columns(regressors, pd.DataFrame({"intercept": np.ones(len(table))}))
+        regressors = regressors.rename(columns=str)
         check_numeric(regressors)
         self.table = regressors.astype(np.float64).reset_index(drop=True)
         n, p = self.table.shape
@@ -177,7 +181,7 @@ class Design:
             contrast is not estimable: the message names the columns that depend on each other.
         """
         if isinstance(definition, Contrast):
-            return definition
+            return self._adopted(definition, statistic)
         if definition is None and len(self.columns) > 1:
             raise DesignError(f"a contrast is needed; the columns are {', '.join(self.columns)}")
         weights = self._weights(self.columns[0] if definition is None else definition)
@@ -188,12 +192,27 @@ class Design:
             logger.info("a contrast of %d rows is an F contrast, not t", len(weights))
             statistic = None
         default: StatisticName = "t" if len(weights) == 1 else "F"
-        return Contrast(name or self._name(definition, weights), weights, statistic or default)
+        name = name or self._name(definition, weights)
+        return Contrast(name, weights, statistic or default, self.columns)
+
+    def _adopted(self, contrast: Contrast, statistic: StatisticName | None) -> Contrast:
+        """Check that a contrast was made for columns like these."""
+        if contrast.columns != self.columns:
+            raise DesignError(
+                f"contrast {contrast.name!r} was made for the columns "
+                f"{', '.join(contrast.columns)}, the design has {', '.join(self.columns)}"
+            )
+        self._check_weights(contrast.weights, contrast.name)
+        return replace(contrast, statistic=statistic or contrast.statistic)
 
     def _weights(self, definition: Any) -> NDArray[np.float64]:
         """Return the weights of a definition, ``(n_rows, n_columns)``."""
         if isinstance(definition, str):
             return expression_weights(definition, self.columns)
+        if isinstance(definition, pd.Series) and definition.index.dtype != np.int64:
+            definition = definition.rename(index=str)
+            require_columns(self.table, list(definition.index))
+            definition = definition.reindex(self.columns, fill_value=0)
         if isinstance(definition, Sequence) and definition and isinstance(definition[0], str):
             return np.vstack([expression_weights(row, self.columns) for row in definition])
         try:
@@ -220,6 +239,10 @@ class Design:
         at_fault = (np.abs(outside) > ESTIMABLE_TOLERANCE * lengths).any(axis=0)
         if at_fault.any():
             names = ", ".join(np.array(self.columns)[at_fault])
+            if not self.matrix[:, at_fault].any():
+                raise DesignError(
+                    f"contrast {definition!r} is not estimable: {names} is zero for every subject"
+                )
             raise DesignError(
                 f"contrast {definition!r} is not estimable: the columns {names} depend on each "
                 "other; leave one out, or ask for a difference that they determine"

@@ -9,10 +9,11 @@ import math
 from functools import lru_cache
 
 import numpy as np
-from numba import njit
 from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
+
+from gpustats.jit import kernel
 
 FloatArray = NDArray[np.floating]
 Float64Array = NDArray[np.float64]
@@ -257,7 +258,7 @@ def _t_to_z_table(df: float) -> Float64Array:
     return np.ascontiguousarray(coefficients.T)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _interpolate(t: FloatArray, df: float, table: Float64Array, out: Float64Array) -> None:
     """Fill `out` with z = w r(w), r from the polynomials in `table`."""
     n_segments, n_powers = table.shape
@@ -276,7 +277,7 @@ def _interpolate(t: FloatArray, df: float, table: Float64Array, out: Float64Arra
         out[i] = math.copysign(w * ratio, value)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _invert_each_f(
     f: FloatArray, dimension: float, df: float, constant: float, out: Float64Array
 ) -> None:
@@ -291,7 +292,7 @@ def _invert_each_f(
         out[i] = z if exponent > 0.0 else -np.inf
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _log1p_quotient(u: float, v: float, df: float) -> float:
     """Compute log(1 + u v / df), also where u v overflows."""
     quotient = u * v / df
@@ -300,7 +301,7 @@ def _log1p_quotient(u: float, v: float, df: float) -> float:
     return math.log(u) + math.log(v) - math.log(df)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _z_of_t_exponent(exponent: float, df: float, constant: float) -> float:
     """Invert one |t| with log(1 + t²/df) = exponent; `constant` is log B(df/2, 1/2)."""
     log_area, upper = _log_area(exponent, 0.5 * df, 0.5, constant)
@@ -309,7 +310,7 @@ def _z_of_t_exponent(exponent: float, df: float, constant: float) -> float:
     return _z_of_central_area(math.exp(log_area))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _z_of_f_exponent(exponent: float, dimension: float, df: float, constant: float) -> float:
     """Invert one F with log(1 + F dimension/df) = exponent; `constant` as for _invert_each_f."""
     log_area, upper = _log_area(exponent, 0.5 * df, 0.5 * dimension, constant)
@@ -317,7 +318,7 @@ def _z_of_f_exponent(exponent: float, dimension: float, df: float, constant: flo
     return z if upper else -z
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _log_area(exponent: float, a: float, b: float, constant: float) -> tuple[float, bool]:
     """Compute log I_x(a, b) and True, or log(1 - I_x(a, b)) and False, where log x = -exponent.
 
@@ -330,7 +331,7 @@ def _log_area(exponent: float, a: float, b: float, constant: float) -> tuple[flo
     return log_power - math.log(_beta_fraction(b, a, y, x)), False
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _beta_fraction(a: float, b: float, x: float, y: float) -> float:
     """Evaluate x^a y^b / (B(a, b) I_x(a, b)), y = 1 - x, as a continued fraction (Lentz).
 
@@ -352,7 +353,7 @@ def _beta_fraction(a: float, b: float, x: float, y: float) -> float:
     return fraction
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _z_of_log_tail(log_tail: float) -> float:
     """Solve log Q(z) = log_tail by Halley's iteration.
 
@@ -372,7 +373,7 @@ def _z_of_log_tail(log_tail: float) -> float:
     return z
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _log_tail_and_hazard(z: float) -> tuple[float, float]:
     """Compute log Q(z), Q the upper normal tail, and -d log Q/dz."""
     if z < ASYMPTOTIC_Z:
@@ -384,7 +385,7 @@ def _log_tail_and_hazard(z: float) -> tuple[float, float]:
     return math.log(series / (z * math.sqrt(math.tau))) - 0.5 * z * z, z / series
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _z_of_central_area(area: float) -> float:
     """Solve Phi(z) - Phi(-z) = area by Halley's iteration, exact in relative terms near 0."""
     z = area * math.sqrt(math.pi / 2.0)

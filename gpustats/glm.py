@@ -46,6 +46,8 @@ class ContrastMaps:
         ``(n_voxels,)``: for t the variance of the estimate, for F that of the residuals.
     statistic
         ``(n_voxels,)``: t or F.
+    device
+        Where z is computed.
     """
 
     contrast: Contrast
@@ -55,7 +57,7 @@ class ContrastMaps:
     effect: NDArray[np.float64]
     variance: NDArray[np.float64]
     statistic: NDArray[np.float64]
-    engine: Engine
+    device: str = "auto"
 
     @cached_property
     def z(self) -> NDArray[np.float64]:
@@ -64,8 +66,8 @@ class ContrastMaps:
         That of F is negative where F is below its median: F has one tail.
         """
         if self.contrast.statistic == "t":
-            return self.engine.t_to_z(self.statistic, self.df)
-        return self.engine.f_to_z(self.statistic, self.dimension, self.df)
+            return resolve(self.device).t_to_z(self.statistic, self.df)
+        return resolve(self.device).f_to_z(self.statistic, self.dimension, self.df)
 
     @cached_property
     def p(self) -> NDArray[np.float64]:
@@ -87,15 +89,20 @@ class Fit:
         ``(rank, n_voxels)``: Q'y, with Q the design's orthonormal basis.
     residual_ss
         ``(n_voxels,)``: sum of squared residuals.
-    engine
-        The engine that computed it.
+    device
+        Where it was computed.
     """
 
     maps: Maps
     design: Design
     coordinates: NDArray[np.float64]
     residual_ss: NDArray[np.float64]
-    engine: Engine
+    device: str
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of the device."""
+        return resolve(self.device)
 
     @property
     def df(self) -> int:
@@ -133,11 +140,11 @@ class Fit:
             effect = estimator[0] @ self.coordinates
             variance = estimator[0] @ estimator[0] * mean_square
             t = effect / np.sqrt(variance)
-            return ContrastMaps(contrast, grid, df, 1, effect, variance, t, self.engine)
+            return ContrastMaps(contrast, grid, df, 1, effect, variance, t, self.device)
         whitener, rank = _polar_factor(estimator)
         effect = whitener @ self.coordinates
         f = np.einsum("kv,kv->v", effect, effect) / (rank * mean_square)
-        return ContrastMaps(contrast, grid, df, rank, effect, mean_square, f, self.engine)
+        return ContrastMaps(contrast, grid, df, rank, effect, mean_square, f, self.device)
 
     def predicted(self) -> NDArray[np.float32]:
         """Return the fitted values, ``(n_voxels, n_subjects)`` float32 like the maps."""
@@ -215,10 +222,10 @@ def fit(maps: Maps, design: Design | None = None, *, device: str = "auto") -> Fi
         raise ValueError("the design explains every voxel entirely; no residual variance is left")
     if not varies.all():
         reason = "no residual variance"
-        logger.info("%d voxels left the mask: %s", np.count_nonzero(~varies), reason)
+        logger.warning("%d voxels left the mask: %s", np.count_nonzero(~varies), reason)
         maps = maps.subset(varies, reason)
         coordinates, residual_ss = coordinates[:, varies], residual_ss[varies]
-    return Fit(maps, design, coordinates, residual_ss, engine)
+    return Fit(maps, design, coordinates, residual_ss, device)
 
 
 def group_mean(n_subjects: int) -> Design:

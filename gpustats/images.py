@@ -5,11 +5,14 @@ Above it there are volumes, ``(nx, ny, nz)`` arrays with an affine, and nothing 
 
 from __future__ import annotations
 
+import gzip
+import math
 import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import uuid4
@@ -76,24 +79,63 @@ class Volumes:
         ValueError
             If the file ends early or is damaged.
         """
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self.read_exactly(index).astype(np.float32, copy=False)
+
+    def read_exactly(self, index: int = 0) -> NDArray[Any]:
+        """Return volume ``index`` in the file's own floating type; otherwise as `read`."""
         try:
-            with np.errstate(over="ignore", invalid="ignore"):
-                return np.asarray(self._data(index), dtype=np.float32)
+            return self._data(index)
         except (OSError, EOFError, zlib.error, ValueError) as error:
             raise _damaged(self.name, str(error)) from error
 
     def _data(self, index: int) -> NDArray[Any]:
-        """Return one volume in the file's own floating type."""
-        if self.n_volumes > 1:
-            return np.asarray(self.image.dataobj[..., index])
-        if self.path is None or self.path.suffix != ".gz" or not _is_single_file(self.image):
-            return np.asarray(self.image.dataobj).reshape(self.shape, order="F")
+        """Return one volume, inflated by us where the checksum is to be seen."""
+        if self.path is None or not _is_gzip(self.path) or not _is_single_file(self.image):
+            whole = self.image.dataobj
+            volume = whole[..., index] if self.n_volumes > 1 else whole
+            return np.asarray(volume).reshape(self.shape, order="F")
         proxy = self.image.dataobj
-        inflated = inflate(self.path.read_bytes(), _data_end(self.image))
+        if self.n_volumes > 1:
+            inflated, offset = self.stream.volume(index), 0
+        else:
+            inflated, offset = inflate(self.path.read_bytes(), _data_end(self.image)), proxy.offset
         stored: NDArray[Any] = np.ndarray(
-            self.shape, proxy.dtype, buffer=inflated, offset=proxy.offset, order="F"
+            self.shape, proxy.dtype, buffer=inflated, offset=offset, order="F"
         )
         return np.asarray(apply_read_scaling(stored, proxy.slope, proxy.inter))
+
+    @cached_property
+    def stream(self) -> _Stream:
+        """The volumes of a compressed 4D file."""
+        n_bytes = self.image.dataobj.dtype.itemsize * math.prod(self.shape)
+        return _Stream(Path(self.name), int(self.image.dataobj.offset), n_bytes, self.n_volumes)
+
+
+class _Stream:
+    """Inflate the volumes of a 4D file one after the other, down to the checksum."""
+
+    def __init__(self, path: Path, offset: int, n_bytes: int, n_volumes: int) -> None:
+        self.path = path
+        self.offset = offset
+        self.n_bytes = n_bytes
+        self.n_volumes = n_volumes
+        self.file: gzip.GzipFile | None = None
+
+    def volume(self, index: int) -> bytes:
+        """Return the bytes of a volume; going back starts anew."""
+        if self.file is None:
+            self.file = gzip.GzipFile(self.path)
+        self.file.seek(self.offset + index * self.n_bytes)
+        data = self.file.read(self.n_bytes)
+        if len(data) < self.n_bytes:
+            raise EOFError(f"volume {index + 1} is not whole")
+        if index == self.n_volumes - 1:
+            while self.file.read(1 << 20):  # the checksum is behind the last byte
+                pass
+            self.file.close()
+            self.file = None
+        return data
 
 
 def open_image(source: ImageLike, name: str = "image") -> Volumes:
@@ -138,9 +180,6 @@ def _open_file(path: Path) -> Any:
         raise FileNotFoundError(f"{path}: no such file")
     try:
         image: Any = nib.load(path)
-        if len(image.shape) == 4 and path.suffix == ".gz":
-            # one handle for all volumes: reopening the file would inflate it anew
-            image = nib.load(path, keep_file_open=True)
     except (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError) as error:
         raise ValueError(f"{path}: not a readable NIfTI image ({error})") from error
     if not isinstance(image, nib.Nifti1Pair):
@@ -148,6 +187,11 @@ def _open_file(path: Path) -> Any:
     if _is_single_file(image):
         _check_length(path, image)
     return image
+
+
+def _is_gzip(path: Path) -> bool:
+    """Tell a gzip file by its name, as nibabel does."""
+    return path.suffix.lower() == ".gz"
 
 
 def _is_single_file(image: Any) -> bool:
@@ -158,8 +202,8 @@ def _is_single_file(image: Any) -> bool:
 def _check_length(path: Path, image: Any) -> None:
     """Refuse a file that is shorter than its header says, without inflating healthy ones."""
     needed = _data_end(image)
-    if path.suffix != ".gz":
-        if path.stat().st_size < needed:
+    if not _is_gzip(path):
+        if path.suffix.lower() == ".nii" and path.stat().st_size < needed:
             raise _damaged(str(path), f"{path.stat().st_size} bytes where {needed} are needed")
         return
     with path.open("rb") as file:
@@ -187,19 +231,8 @@ def _damaged(name: str, detail: str) -> ValueError:
 def inflate(data: bytes, length: int) -> bytes:
     """Inflate a gzip file outside the interpreter lock.
 
-    Parameters
-    ----------
-    data
-        The file: one member, or several.
-    length
-        How many bytes are expected at least.
-
-    Raises
-    ------
-    zlib.error
-        If a checksum is wrong, or the only member ends early.
-    EOFError
-        If one of several members ends early.
+    ``length`` is how many bytes are expected at least; raises zlib.error if a checksum is wrong or
+    the only member ends early, EOFError if one of several members does.
     """
     inflated = zlib.decompress(data, wbits=31, bufsize=length)
     return inflated if len(inflated) >= length else b"".join(_members(data))
@@ -261,6 +294,8 @@ def read_mask(source: Any) -> Grid:
     """
     if isinstance(source, Grid):
         return source
+    if hasattr(source, "mask_img") and not hasattr(source, "mask_img_"):
+        raise ValueError(f"the mask is a {type(source).__name__} that was not fitted; fit it first")
     volumes = open_image(getattr(source, "mask_img_", source), "mask")
     if volumes.n_volumes != 1:
         raise ValueError(f"{volumes.name}: a mask must be 3D, got shape {volumes.image.shape}")
@@ -284,8 +319,7 @@ def read_map(source: ImageLike, name: str = "stat_img") -> tuple[NDArray[np.floa
     volumes = open_image(source, name)
     if volumes.n_volumes != 1:
         raise ValueError(f"{volumes.name}: must be one 3D map, got shape {volumes.image.shape}")
-    data = np.asarray(volumes.image.dataobj).astype(np.float64)  # astype copies
-    return data.reshape(volumes.shape, order="F"), volumes.affine
+    return volumes.read_exactly().astype(np.float64), volumes.affine  # astype copies
 
 
 def resample(volume: NDArray[np.float32], affine: ArrayLike, target: Grid) -> NDArray[np.float32]:

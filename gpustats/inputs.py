@@ -36,7 +36,11 @@ class GroupInput(Protocol):
 
     @property
     def one_contrast(self) -> bool:
-        """Whether there is one map per subject, whatever first-level contrast is asked for."""
+        """Whether no first-level contrast needs to be named."""
+        ...
+
+    def key(self, first_level_contrast: Any) -> str:
+        """Return a key that is equal for equal maps; refuse a contrast that is not there."""
         ...
 
     def images(self, first_level_contrast: Any) -> Any:
@@ -98,7 +102,8 @@ class Images:
     @property
     def subjects(self) -> tuple[str, ...] | None:
         """The ``sub-`` entities of the file names, if each has one and none repeats."""
-        return file_labels(self.source) if isinstance(self.source, list) else None
+        several = isinstance(self.source, list) and len(self.source) > 1
+        return file_labels(self.source) if several else None
 
     @property
     def n_maps(self) -> int:
@@ -112,6 +117,11 @@ class Images:
     def one_contrast(self) -> bool:
         """Whether there is one map per subject: yes."""
         return True
+
+    def key(self, first_level_contrast: Any) -> str:
+        """Return one key for all: there is one map per subject."""
+        del first_level_contrast
+        return ""
 
     def images(self, first_level_contrast: Any) -> Any:
         """Return the images, whatever the first-level contrast."""
@@ -133,8 +143,12 @@ class MapTable:
                 f"a table of maps needs the columns {', '.join(MAP_COLUMNS)}; "
                 f"missing: {', '.join(missing)}"
             )
-        self.table = table.assign(subject_label=table["subject_label"].astype(str))
-        self.names = list(pd.unique(table["map_name"]))
+        if table[list(MAP_COLUMNS)].isna().any(axis=None):
+            rows = np.flatnonzero(table[list(MAP_COLUMNS)].isna().any(axis=1)) + 1
+            raise ValueError(f"the table of maps has empty cells in row(s) {rows.tolist()[:10]}")
+        text = {name: table[name].astype(str) for name in MAP_COLUMNS[:2]}
+        self.table = table.assign(**text)
+        self.names = list(dict.fromkeys(self.table["map_name"]))
 
     @property
     def subjects(self) -> tuple[str, ...]:
@@ -151,14 +165,20 @@ class MapTable:
         """Whether the table has maps of one name only."""
         return len(self.names) == 1
 
-    def images(self, first_level_contrast: Any) -> list[Path]:
-        """Return the paths of the maps of that name, one per subject."""
-        name = self.names[0] if first_level_contrast is None else first_level_contrast
-        if name not in self.names or (first_level_contrast is None and not self.one_contrast):
+    def key(self, first_level_contrast: Any) -> str:
+        """Return the name of the maps; the only one by default."""
+        if first_level_contrast is None and self.one_contrast:
+            return str(self.names[0])
+        if str(first_level_contrast) not in self.names:
             raise ValueError(
                 f"first_level_contrast must be a map_name of the table ({self.names}), "
                 f"got {first_level_contrast!r}"
             )
+        return str(first_level_contrast)
+
+    def images(self, first_level_contrast: Any) -> list[Path]:
+        """Return the paths of the maps of that name, one per subject."""
+        name = self.key(first_level_contrast)
         rows = self.table[self.table["map_name"] == name]
         check_labels(tuple(rows["subject_label"]), self.n_maps, f"maps named {name!r}")
         paths = dict(zip(rows["subject_label"], rows["effects_map_path"], strict=True))
@@ -199,13 +219,20 @@ class FirstLevelModels:
         """Whether there is one map per subject: no, a model has many contrasts."""
         return False
 
-    def images(self, first_level_contrast: Any) -> list[Any]:
-        """Compute the effect of a contrast in every model."""
+    def key(self, first_level_contrast: Any) -> str:
+        """Return the contrast in full: the text of a long vector would be cut."""
         if first_level_contrast is None:
             raise ValueError(
                 "first_level_contrast is needed with first-level models: the contrast to compute "
                 "in each of them"
             )
+        if isinstance(first_level_contrast, np.ndarray):
+            first_level_contrast = first_level_contrast.tolist()
+        return repr(first_level_contrast)
+
+    def images(self, first_level_contrast: Any) -> list[Any]:
+        """Compute the effect of a contrast in every model."""
+        self.key(first_level_contrast)
         models = tqdm(self.models, "first-level contrasts", unit="model", disable=None, delay=1)
         return [
             model.compute_contrast(first_level_contrast, output_type="effect_size")

@@ -14,9 +14,11 @@ from scipy.ndimage import gaussian_filter1d
 from tqdm import tqdm
 
 from gpustats import images
+from gpustats.environment import n_cores
 from gpustats.images import ImageLike, Volumes
 from gpustats.spaces import Grid
 from gpustats.stacking import Stack, prefetch
+from gpustats.subjects import repeated_labels
 
 Missing: TypeAlias = Literal["drop_voxel", "raise"]
 FWHM_PER_SIGMA = np.sqrt(8 * np.log(2))
@@ -74,7 +76,10 @@ class Maps:
     def subset(self, keep: NDArray[np.bool_], reason: str) -> Maps:
         """Return the maps without the voxels where ``keep``, ``(n_voxels,)``, is false."""
         dropped = {**self.dropped, reason: int(np.count_nonzero(~keep))}
-        values = np.asfortranarray(self.values[keep])
+        kept = np.flatnonzero(keep)
+        values = np.empty((kept.size, self.n_subjects), dtype=np.float32, order="F")
+        for subject in range(self.n_subjects):
+            values[:, subject] = self.values[kept, subject]
         return Maps(values, self.grid.subset(keep), self.subjects, dropped)
 
 
@@ -82,7 +87,7 @@ def check_labels(labels: Sequence[str], n_expected: int, owner: str) -> None:
     """Refuse subject labels that repeat or do not number ``n_expected``."""
     if len(labels) != n_expected:
         raise ValueError(f"{len(labels)} subject labels for {n_expected} {owner}; one each, please")
-    repeated = sorted({label for label in labels if labels.count(label) > 1})
+    repeated = repeated_labels(labels)
     if repeated:
         raise ValueError(f"subject labels of the {owner} must be unique; repeated: {repeated}")
 
@@ -145,8 +150,7 @@ def load_maps(
     """
     if missing not in ("drop_voxel", "raise"):
         raise ValueError(f"missing must be 'drop_voxel' or 'raise', got {missing!r}")
-    if smoothing_fwhm is not None and not smoothing_fwhm >= 0:
-        raise ValueError(f"smoothing_fwhm must be a width in mm >= 0, got {smoothing_fwhm!r}")
+    _check_width(smoothing_fwhm)
     volumes = list(_open_all(maps))
     if len(volumes) < 2:
         raise ValueError(f"a group needs at least 2 maps, got {len(volumes)}")
@@ -168,6 +172,12 @@ def load_maps(
     dropped = stack.dropped(allow_missing=missing == "drop_voxel")
     values, grid = stack.finish()
     return Maps(values, grid, labels, dropped)
+
+
+def _check_width(fwhm: object) -> None:
+    """Refuse a width of smoothing that is none."""
+    if fwhm is not None and not (isinstance(fwhm, int | float) and 0 <= fwhm < np.inf):
+        raise ValueError(f"smoothing_fwhm must be a width in mm >= 0, got {fwhm!r}")
 
 
 def _open_all(maps: ImageLike | Iterable[ImageLike]) -> Iterator[tuple[Volumes, int]]:
@@ -246,23 +256,23 @@ class _Reader:
 
 
 def smooth(volume: NDArray[np.float32], fwhm_voxels: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Smooth a volume with a Gaussian; the image is 0 outside, as in nilearn and FSL.
+    """Smooth a volume with a Gaussian; it is mirrored at the edges of its field, as in nilearn.
 
     Missing voxels stay missing; around them the weights of the others are renormalised, so that
     no missing value counts as 0.
     """
     finite = np.isfinite(volume)
-    blurred = _gaussian(np.where(finite, volume, 0), fwhm_voxels)
+    blurred = gaussian(np.where(finite, volume, 0), fwhm_voxels)
     if not finite.all():
-        holes = _gaussian((~finite).astype(np.float32), fwhm_voxels)
+        holes = gaussian((~finite).astype(np.float32), fwhm_voxels)
         blurred = np.where(finite, blurred / np.maximum(1 - holes, 1e-6), np.nan)
     return blurred.astype(np.float32, copy=False)
 
 
-def _gaussian(volume: NDArray[Any], fwhm_voxels: NDArray[np.float64]) -> NDArray[Any]:
-    """Filter along each axis."""
+def gaussian(volume: NDArray[Any], fwhm_voxels: NDArray[np.float64]) -> NDArray[Any]:
+    """Filter a volume with a Gaussian along each axis; widths are in voxels."""
     for axis, sigma in enumerate(fwhm_voxels / FWHM_PER_SIGMA):
-        volume = gaussian_filter1d(volume, sigma, axis=axis, mode="constant")
+        volume = gaussian_filter1d(volume, sigma, axis=axis)
     return volume
 
 
@@ -271,6 +281,6 @@ def _read_all(
 ) -> Iterator[NDArray[np.float32]]:
     """Read all volumes in order, on all cores where files can be read independently."""
     one_file = volumes[0][0].n_volumes > 1
-    n_threads = 1 if one_file else len(os.sched_getaffinity(0))
+    n_threads = 1 if one_file else n_cores()
     results = prefetch(reader, volumes, n_threads)
     yield from tqdm(results, "reading maps", len(volumes), unit="map", disable=None, delay=1)

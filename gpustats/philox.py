@@ -12,8 +12,9 @@ Salmon, Moraes, Dror & Shaw (2011), Parallel random numbers: as easy as 1, 2, 3,
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from gpustats.jit import kernel
 
 N_ROUNDS = 10
 # Every constant is uint64: Numba turns uint64 combined with a signed integer into float64.
@@ -25,7 +26,7 @@ LOW_32 = np.uint64(0xFFFFFFFF)
 SHIFT_32 = np.uint64(32)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def philox_block(
     c0: np.uint64, c1: np.uint64, c2: np.uint64, c3: np.uint64, k0: np.uint64, k1: np.uint64
 ) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
@@ -42,7 +43,7 @@ def philox_block(
     return c0, c1, c2, c3
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _fill(
     words: NDArray[np.uint32], indices: NDArray[np.uint64], seed: np.uint64, stream: np.uint64
 ) -> None:

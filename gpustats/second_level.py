@@ -61,6 +61,12 @@ class Masker:
         """Return the voxel values of images, ``(n_images, n_voxels)``, NaN kept."""
         many = isinstance(imgs, Sequence) and not isinstance(imgs, str)
         volumes = [images.open_image(image) for image in (imgs if many else [imgs])]
+        for one in volumes:
+            if not images.same_grid(one.shape, one.affine, self.grid.mask.shape, self.grid.affine):
+                raise ValueError(
+                    f"{one.name}: shape {one.shape} and affine {one.affine[:3].tolist()} are not "
+                    "those of the mask; resample it first"
+                )
         rows = [one.read(k)[self.grid.mask] for one in volumes for k in range(one.n_volumes)]
         return np.stack(rows)
 
@@ -132,7 +138,8 @@ class SecondLevelModel:
                 )
         del memory, memory_level, verbose, n_jobs, minimize_memory, reports
         self.mask_img = mask_img
-        self.smoothing_fwhm = smoothing_fwhm
+        # that of a masker counts, as in nilearn
+        self.smoothing_fwhm = smoothing_fwhm or getattr(mask_img, "smoothing_fwhm", None)
         self.device = device
         self.missing: Missing = missing
         self.zero_is_missing = zero_is_missing
@@ -186,7 +193,7 @@ class SecondLevelModel:
     def fit_for(self, first_level_contrast: Any = None) -> Fit:
         """Return the fit to the maps of a first-level contrast; computed once, the last is kept."""
         self._check_fitted()
-        key = "" if self.input_.one_contrast else repr(first_level_contrast)
+        key = self.input_.key(first_level_contrast)
         if key not in self._fits:
             maps = load_maps(
                 self.input_.images(first_level_contrast),

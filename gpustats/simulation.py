@@ -7,11 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
 
+from gpustats.maps import gaussian
 from gpustats.spaces import Grid
-
-FWHM_PER_SIGMA = float(np.sqrt(8 * np.log(2)))
 
 
 @dataclass(frozen=True)
@@ -66,10 +64,9 @@ def simulate_maps(
     ndarray
         ``(n_voxels,)`` float32.
     """
-    sigmas = fwhm_mm / FWHM_PER_SIGMA / grid.voxel_sizes_mm
+    fwhm_voxels = fwhm_mm / grid.voxel_sizes_mm
     for subject in range(n_subjects):
         rng = np.random.default_rng([seed, subject])
         noise = rng.standard_normal(grid.mask.shape, dtype=np.float32)
-        for axis, sigma in enumerate(sigmas):
-            noise = gaussian_filter1d(noise, sigma, axis=axis, mode="wrap")
+        noise = gaussian(noise, fwhm_voxels)
         yield noise[grid.mask] / noise.std() + effect

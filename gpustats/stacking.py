@@ -136,7 +136,7 @@ class Stack:
             dropped["equal in all maps"] = int(np.count_nonzero(self.finite & self.waiting))
         for reason, count in dropped.items():
             if count:
-                logger.info("%d voxels left the mask: %s", count, reason)
+                logger.warning("%d voxels left the mask: %s", count, reason)
         return dropped
 
     def finish(self) -> tuple[NDArray[np.float32], Grid]:

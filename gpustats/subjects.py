@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from io import StringIO
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def split_labels(
         If ``id_column`` is not there, or labels are empty or repeat.
     """
     if table.index.name in (id_column, *ID_COLUMNS) and table.index.name is not None:
-        table = table.reset_index()
+        table = table.reset_index(drop=table.index.name in table.columns)
     if id_column is not None:
         require_columns(table, [id_column])
     found = [name for name in (id_column, *ID_COLUMNS) if name in table.columns]
@@ -40,7 +41,7 @@ def split_labels(
     labels = table[found[0]]
     if labels.isna().any():
         raise DesignError(f"column {found[0]!r} has rows without a subject label")
-    repeated = sorted(set(labels[labels.duplicated()].astype(str)))
+    repeated = repeated_labels(labels.astype(str))
     if repeated:
         raise DesignError(f"subject labels must be unique; repeated in {found[0]!r}: {repeated}")
     return tuple(labels.astype(str)), table.drop(columns=found)
@@ -68,7 +69,9 @@ def aligned_rows(
         If, by order, the numbers differ, or, by label, a map has no row.
     """
     if len(table.drop_duplicates()) > 1:  # rows that are all equal match anyhow
-        logger.info("rows of the %s match the maps by %s", owner, matched_by(labels, table_labels))
+        by = matched_by(labels, table_labels)
+        level = logging.INFO if by == "subject label" else logging.WARNING
+        logger.log(level, "rows of the %s match the maps by %s", owner, by)
     if labels is None or table_labels is None:
         if len(table) != n_maps:
             raise DesignError(
@@ -84,6 +87,12 @@ def aligned_rows(
             "mend the labels, or leave out the label column to match by order"
         )
     return table.iloc[[row_of[_bare(label)] for label in labels]]
+
+
+def repeated_labels(labels: Iterable[str]) -> list[str]:
+    """Return the labels, with and without ``sub-`` the same, that stand more than once."""
+    counts = Counter(_bare(label) for label in labels)
+    return sorted(label for label, count in counts.items() if count > 1)
 
 
 def _bare(label: str) -> str:
@@ -105,8 +114,10 @@ def join_columns(table: pd.DataFrame, more: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([table.reset_index(drop=True), more.reset_index(drop=True)], axis=1)
 
 
-def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
+def read_table(path: str | os.PathLike[str], id_column: str | None = None) -> pd.DataFrame:
     """Read a table of subjects: comma-separated if it is called ``.csv``, else tab-separated.
+
+    Columns that name subjects are text, so that ``01`` stays ``01``.
 
     Raises
     ------
@@ -120,7 +131,7 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
         raise FileNotFoundError(f"{path}: no such file")
     try:
         separator = "," if path.suffix.lower() == ".csv" else "\t"
-        labels = dict.fromkeys(ID_COLUMNS, str)
+        labels: dict[str, type] = {name: str for name in (*ID_COLUMNS, id_column) if name}
         # spreadsheets mark their text with a byte order
         text = path.read_text(encoding="utf-8-sig")
         return pd.read_csv(StringIO(text), sep=separator, dtype=labels)
@@ -138,7 +149,6 @@ def require_columns(table: pd.DataFrame, names: Sequence[str]) -> None:
 
 def check_numeric(table: pd.DataFrame) -> None:
     """Refuse columns that are repeated, not numbers, or not finite, by name."""
-    table.columns = pd.Index([str(name) for name in table.columns])
     if table.columns.has_duplicates:
         twice = sorted(set(table.columns[table.columns.duplicated()]))
         raise DesignError(f"columns of the design must have different names; repeated: {twice}")

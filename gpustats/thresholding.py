@@ -27,6 +27,8 @@ HEIGHT_WORDS: dict[HeightControl, str] = {
     "bonferroni": "family-wise error {alpha:g} by Bonferroni",
     None: "chosen by hand",
 }
+UNUSED_THRESHOLDS = (None, 3.0, 3.09)
+"""Thresholds that are defaults: nobody asked for them."""
 LIKELY_P_VALUE = 0.1
 """A z threshold as small as this is more likely to be a p value."""
 
@@ -66,6 +68,12 @@ class ThresholdRule:
                 f"cluster_threshold must be a number of voxels, got {self.cluster_threshold!r}"
             )
         check_connectivity(self.connectivity)
+        if self.height_control is not None and self.threshold not in UNUSED_THRESHOLDS:
+            logger.warning(
+                "threshold=%s is not used with height_control=%r; give height_control=None",
+                self.threshold,
+                self.height_control,
+            )
         if self.height_control is None and 0 < (self.threshold or 0) <= LIKELY_P_VALUE:
             warnings.warn(
                 f"threshold={self.threshold:g} is taken as a z value; if it is a p value, "
@@ -153,6 +161,7 @@ def map_threshold(
         formed apart.
     two_sided
         Whether large negative values count as well; ``alpha`` is then shared by both tails.
+        Maps of F, and their z, have one tail: pass False.
     connectivity
         Which voxels touch: 6, 18 or 26 neighbours.
     inference
@@ -272,11 +281,12 @@ def fdr_threshold(z_values: NDArray[np.float64], alpha: float) -> float:
     Returns
     -------
     float
-        If nothing is rejected, the z at which the largest value would have been.
+        Just below the smallest rejected value, so that ``>`` and ``>=`` mean the same voxels. If
+        nothing is rejected, the z at which the largest value would have been.
     """
     z_values = np.sort(z_values)[::-1]
     n_tests = z_values.size
     passes = np.flatnonzero(ndtr(-z_values) <= alpha * np.arange(1, n_tests + 1) / n_tests)
     if passes.size == 0:
         return -float(ndtri(alpha / n_tests))
-    return float(z_values[passes[-1]])
+    return float(np.nextafter(z_values[passes[-1]], -np.inf))

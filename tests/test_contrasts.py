@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from gpustats.contrasts import DesignError, expression_weights, file_label
 
-COLUMNS = ["a", "b", "age (years)", "group-A", "group", "2", "x.y", "naïve"]
+COLUMNS = ["a", "b", "age (years)", "group-A", "group", "2", "x.y", "naïve", "a;b"]
 
 
 def weights(**named):
@@ -32,6 +32,7 @@ def weights(**named):
         ("`2` - a", {"2": 1, "a": -1}),
         ("x.y + naïve", {"x.y": 1, "naïve": 1}),
         ("a - a + b", {"b": 1}),
+        ("`a;b` - a", {"a;b": 1, "a": -1}),
         ("+a", {"a": 1}),
     ],
 )
@@ -60,6 +61,7 @@ def test_semicolons_separate_the_rows_of_an_f_contrast():
         ("a ** 2", "only [+] - [*] / and parentheses"),
         ("a.__class__", "unexpected|no column"),
         ("(a", "it is not a sum of columns"),
+        ("1" + "0" * 400 + " * a", "only [+] - [*] / and parentheses"),
     ],
 )
 def test_wrong_expressions_are_named(expression, message):

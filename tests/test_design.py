@@ -47,6 +47,8 @@ def test_the_label_column_may_be_called_otherwise_or_be_the_index(groups):
         Design(renamed)
     assert Design(renamed, id_column="file").subjects == tuple("abcdef")
     assert Design(groups.set_index("subject_label")).subjects == tuple("abcdef")
+    both = groups.set_index("subject_label", drop=False)
+    assert Design(both).columns == ("patients", "controls", "age")
     with pytest.raises(DesignError, match="no column 'code'"):
         Design(groups, id_column="code")
 
@@ -97,9 +99,37 @@ def test_contrasts_by_expression_vector_matrix_and_list(groups):
     assert design.contrast(["patients", "controls"]).weights.tolist() == [[1, 0, 0], [0, 1, 0]]
     assert design.contrast("patients; controls").weights.tolist() == [[1, 0, 0], [0, 1, 0]]
     assert design.contrast("age", statistic="F").statistic == "F"
-    assert design.contrast(by_name) is by_name
+    assert np.array_equal(design.contrast(by_name).weights, by_name.weights)
+    assert design.contrast(by_name, statistic="F").statistic == "F"
     assert design.contrast([-0.5, 0, 2], name="mine").name == "mine"
     assert design.contrast([-0.5, 0, 2]).name == "-0.5*patients + 2*age"
+
+
+def test_a_contrast_belongs_to_the_columns_it_was_made_for(groups):
+    contrast = Design(groups).contrast("patients - controls")
+    with pytest.raises(DesignError, match="made for the columns patients, controls, age, the desi"):
+        Design(groups, columns=["controls", "patients", "age"]).contrast(contrast)
+
+
+def test_a_series_of_weights_is_read_by_name(groups):
+    weights = pd.Series({"controls": -1.0, "patients": 1.0})
+    assert Design(groups).contrast(weights).weights.tolist() == [[1, -1, 0]]
+    with pytest.raises(DesignError, match="no column 'sex'"):
+        Design(groups).contrast(pd.Series({"sex": 1.0}))
+
+
+def test_the_callers_table_is_left_alone():
+    table = pd.DataFrame(np.eye(4)[:, :2])
+    Design(table)
+    assert table.columns.tolist() == [0, 1]
+    with pytest.raises(TypeError, match="a design is made of a pandas DataFrame, got ndarray"):
+        Design(np.eye(4))
+
+
+def test_labels_that_differ_by_their_prefix_only_are_repeated(groups):
+    labels = ["01", "sub-01", "c", "d", "e", "f"]
+    with pytest.raises(DesignError, match=r"repeated in 'subject_label': \['01'\]"):
+        Design(groups.assign(subject_label=labels))
 
 
 def test_one_column_needs_no_contrast(groups):
@@ -148,7 +178,7 @@ def test_inestimable_contrasts_name_the_columns_at_fault(groups):
 
 def test_a_column_of_zeros_is_at_fault_alone(groups):
     design = Design(groups.assign(none=0.0))
-    with pytest.raises(DesignError, match="the columns none depend"):
+    with pytest.raises(DesignError, match="none is zero for every subject"):
         design.contrast("none")
     assert isinstance(design.contrast("age"), Contrast)
 
@@ -223,6 +253,12 @@ def test_tables_are_read_by_their_ending(tmp_path, groups, name, separator):
     ).to_csv(path, sep=separator, index=False)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as spreadsheets write it
     assert Design(read_table(path)).subjects == ("00", "01", "02", "03", "04", "05")
+
+
+def test_any_label_column_is_text(tmp_path):
+    path = tmp_path / "design.csv"
+    path.write_text("code,x\n01,1\n02,2\n03,4\n")
+    assert Design(read_table(path, "code"), id_column="code").subjects == ("01", "02", "03")
 
 
 def test_tables_that_are_none(tmp_path):

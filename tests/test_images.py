@@ -109,6 +109,25 @@ def test_a_flipped_byte_is_told_when_read(tmp_path, volume):
         images.open_image(path).read()
 
 
+def test_a_flipped_byte_is_told_in_four_dimensions_too(tmp_path, rng):
+    path = write(tmp_path / "maps.nii.gz", rng.normal(size=(6, 7, 5, 4)).astype(np.float32))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x01
+    path.write_bytes(content)
+    volumes = images.open_image(path)
+    with pytest.raises(ValueError, match=r"maps\.nii\.gz: the file is truncated or damaged"):
+        [volumes.read(index) for index in range(4)]
+    with pytest.raises(ValueError, match=r"maps\.nii\.gz: .* one 3D map"):
+        images.read_map(path)
+
+
+@pytest.mark.parametrize("name", ["map.NII.GZ", "map.nii.bz2", "map.NII"])
+def test_other_compressions_and_capitals(tmp_path, volume, name):
+    image = nib.Nifti1Image(volume, AFFINE)
+    nib.save(image, tmp_path / name)
+    assert np.array_equal(images.open_image(tmp_path / name).read(), volume)
+
+
 @pytest.mark.parametrize("shape", [(6, 7), (6, 7, 5, 2, 2)])
 def test_images_have_three_or_four_dimensions(shape):
     with pytest.raises(ValueError, match="must be 3D or 4D, got shape"):
@@ -150,6 +169,9 @@ def test_maskers_and_grids_are_masks_too():
     masker = type("Masker", (), {"mask_img_": images.to_image(grid.mask, AFFINE)})()
     assert np.array_equal(images.read_mask(masker).mask, grid.mask)
     assert images.read_mask(grid) is grid
+    unfitted = type("Masker", (), {"mask_img": None})()
+    with pytest.raises(ValueError, match="a Masker that was not fitted; fit it first"):
+        images.read_mask(unfitted)
 
 
 def test_read_map_leaves_the_image_alone(volume):

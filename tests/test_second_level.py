@@ -1,3 +1,4 @@
+import pickle
 import warnings
 
 import nibabel as nib
@@ -6,6 +7,7 @@ import pandas as pd
 import pytest
 from nilearn.glm.second_level import SecondLevelModel as NilearnModel
 from nilearn.glm.second_level import make_second_level_design_matrix as nilearn_design
+from nilearn.maskers import NiftiMasker
 from oracles import least_squares
 from simulate import AFFINE, make_maps, save_group, save_mask, volumes_of
 
@@ -125,6 +127,19 @@ def test_the_mask_is_what_all_first_level_models_share(group, models):
         SecondLevelModel().fit(models).compute_contrast(first_level_contrast="Finger")
 
 
+def test_long_contrasts_are_told_apart(models):
+    for model in models:
+        model.compute_contrast = lambda c, model=model, **_: model.maps[
+            "Finger" if c[600] else "Foot"
+        ]
+    fitted = SecondLevelModel().fit(models)
+    one, other = (
+        fitted.compute_contrast(first_level_contrast=np.eye(1200)[k]).get_fdata()
+        for k in (600, 700)
+    )
+    assert not np.array_equal(one, other)
+
+
 def test_models_without_masks_are_masked_by_their_maps(group, models):
     for model in models:
         del model.masker_
@@ -204,6 +219,11 @@ def test_a_table_may_hold_several_maps_per_subject(tmp_path, group):
     np.testing.assert_allclose(values(stat, group), expected, rtol=1e-6)
     with pytest.raises(ValueError, match=r"a map_name of the table \(\['left', 'right'\]\)"):
         model.compute_contrast()
+    single = SecondLevelModel(group.grid).fit(table.iloc[:6])
+    with pytest.raises(ValueError, match="got 'right'"):
+        single.compute_contrast(first_level_contrast="right")
+    with pytest.raises(ValueError, match=r"empty cells in row\(s\) \[12\]"):
+        SecondLevelModel().fit(table.replace({"effects_map_path": {paths[-1]: None}}))
     with pytest.raises(ValueError, match="got 'middle'"):
         model.compute_contrast(first_level_contrast="middle")
     with pytest.raises(ValueError, match="missing: map_name"):
@@ -221,7 +241,10 @@ def test_paths_a_series_and_a_4d_image_are_the_same_group(tmp_path, group):
     paths = save_group(tmp_path, group)
     data = np.stack([image.get_fdata() for image in volumes_of(group)], axis=-1)
     expected = SecondLevelModel().fit(volumes_of(group)).compute_contrast().get_fdata()
-    for source in (paths, pd.Series([str(p) for p in paths]), nib.Nifti1Image(data, AFFINE)):
+    whole = nib.Nifti1Image(data, AFFINE)
+    nib.save(whole, tmp_path / "sub-all_con.nii.gz")
+    four = [str(tmp_path / "sub-all_con.nii.gz")]
+    for source in (paths, pd.Series([str(p) for p in paths]), whole, four):
         assert np.array_equal(
             SecondLevelModel().fit(source).compute_contrast().get_fdata(), expected
         )
@@ -298,6 +321,28 @@ def test_masker_goes_both_ways(group):
     image = model.masker_.inverse_transform(stacked[3])
     assert np.array_equal(model.masker_.transform(image)[0], stacked[3])
     assert np.array_equal(model.masker_.affine_, AFFINE)
+    other = nib.Nifti1Image(np.ones((9, 10, 8), np.float32), np.eye(4))
+    with pytest.raises(ValueError, match="are not those of the mask; resample it first"):
+        model.masker_.transform(other)
+
+
+def test_fitted_models_can_be_pickled(group):
+    model = pickle.loads(pickle.dumps(SecondLevelModel(device="cpu").fit(volumes_of(group))))
+    again = SecondLevelModel(device="cpu").fit(volumes_of(group))
+    assert np.array_equal(
+        model.compute_contrast().get_fdata(), again.compute_contrast().get_fdata()
+    )
+
+
+def test_the_smoothing_of_a_masker_counts(group):
+    masker = NiftiMasker(
+        nib.Nifti1Image(group.grid.mask.astype(np.uint8), AFFINE),
+        smoothing_fwhm=8,
+        standardize=None,
+    ).fit()
+    by_masker = SecondLevelModel(masker).fit(volumes_of(group)).compute_contrast()
+    by_hand = SecondLevelModel(group.grid, smoothing_fwhm=8).fit(volumes_of(group))
+    assert np.array_equal(by_masker.get_fdata(), by_hand.compute_contrast().get_fdata())
 
 
 def test_options_reach_the_reading(tmp_path, group):

@@ -9,7 +9,7 @@ from scipy import stats
 from scipy.ndimage import gaussian_filter
 from simulate import AFFINE, ellipsoid
 
-from gpustats import map_threshold, threshold_stats_img
+from gpustats import get_clusters_table, map_threshold, threshold_stats_img
 
 
 @pytest.fixture
@@ -52,6 +52,17 @@ def test_fdr_is_the_definition(z_map, alpha, two_sided):
     z = data(z_map)[data(z_map) != 0]
     p = 2 * stats.norm.sf(np.abs(z)) if two_sided else stats.norm.sf(z)
     assert np.array_equal(data(kept)[data(z_map) != 0] != 0, benjamini_hochberg(p, alpha))
+
+
+def test_the_table_lists_what_the_map_keeps(z_map):
+    kept, height = map_threshold(z_map, alpha=0.05, height_control="fdr")
+    _, labels = get_clusters_table(z_map, height, two_sided=True, return_label_maps=True)
+    assert np.array_equal(sum(map(data, labels)) != 0, data(kept) != 0)
+
+
+def test_a_threshold_that_is_not_used_is_said(z_map, log):
+    map_threshold(z_map, threshold=1.96)
+    assert "threshold=1.96 is not used with height_control='fpr'" in log.text
 
 
 @pytest.mark.parametrize("height_control", ["fdr", "bonferroni", "fpr", None])

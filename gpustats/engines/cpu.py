@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numba
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from gpustats import distributions
@@ -28,6 +27,7 @@ from gpustats.engines.cpu_sweep import (
     values_of,
 )
 from gpustats.engines.cpu_threads import blas_libraries, n_threads, one_blas_thread, share_out
+from gpustats.jit import kernel
 from gpustats.spaces import Lattice
 
 __all__ = [
@@ -167,7 +167,7 @@ def _in_blocks(work: Callable[[int, int], object], n_voxels: int, block: int) ->
     share_out(work_off, len(starts), n_threads())
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _regress_span(maps, columns, start, stop, coordinates, residual_ss):  # type: ignore[no-untyped-def]
     """Project voxels ``start`` to ``stop`` on the columns, then sum their squared residuals.
 
@@ -199,7 +199,7 @@ def _regress_span(maps, columns, start, stop, coordinates, residual_ss):  # type
         residual_ss[a:b] = squares
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _add_four(total, weights, rows):  # type: ignore[no-untyped-def]
     """Add the weighted sum of four rows."""
     w0, w1, w2, w3 = weights
@@ -207,14 +207,14 @@ def _add_four(total, weights, rows):  # type: ignore[no-untyped-def]
         total[v] += w0 * rows[0, v] + w1 * rows[1, v] + w2 * rows[2, v] + w3 * rows[3, v]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _add_one(total, weight, row):  # type: ignore[no-untyped-def]
     """Add a weighted row."""
     for v in range(total.size):
         total[v] += weight * row[v]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _label_map(above, cells, backward_steps, scratch, labels):  # type: ignore[no-untyped-def]
     """Unite each voxel with its earlier neighbours; the smallest voxel number is the root.
 

@@ -33,8 +33,8 @@ from gpustats.engines.cpu_grid import (
     Index,
     Offsets,
     Scratch,
-    kernel,
 )
+from gpustats.jit import kernel
 
 SMALLEST_HEIGHT: Final = np.finfo(np.float32).smallest_normal
 SMALLEST_BITS: Final = int(SMALLEST_HEIGHT.view(np.int32))

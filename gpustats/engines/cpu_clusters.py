@@ -15,9 +15,9 @@ from __future__ import annotations
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from gpustats.jit import kernel
 from gpustats.spaces import Lattice
 
 Mass: TypeAlias = Literal["full", "above"]
@@ -130,7 +130,7 @@ def _adjacency(lattice: Lattice) -> tuple[NDArray[np.uint64], NDArray[np.uint64]
     return lattice.cells.view(np.uint64), lattice.backward_steps.view(np.uint64)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _find_clusters(values, threshold, base, cells, backward_steps, scratch):  # type: ignore[no-untyped-def]
     """Unite the voxels above threshold; their sums are then at the smallest number of a cluster.
 
@@ -170,7 +170,7 @@ def _find_clusters(values, threshold, base, cells, backward_steps, scratch):  # 
     return n_above
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _compact(values, threshold, voxels):  # type: ignore[no-untyped-def]
     """List the voxels whose values reach the threshold; return how many they are."""
     n_voxels = np.uint64(values.size)
@@ -185,7 +185,7 @@ def _compact(values, threshold, voxels):  # type: ignore[no-untyped-def]
     return _append(values, threshold, whole_blocks, n_voxels, voxels, n_above)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _append(values, threshold, start, stop, voxels, n_above):  # type: ignore[no-untyped-def]
     """Add those of voxels ``start`` to ``stop`` to the list, without a branch."""
     for voxel in range(start, stop):
@@ -194,7 +194,7 @@ def _append(values, threshold, start, stop, voxels, n_above):  # type: ignore[no
     return n_above
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _largest(n_above, scratch):  # type: ignore[no-untyped-def]
     """Return the largest extent and mass: no part of a cluster exceeds the whole."""
     extent = mass = 0
@@ -204,7 +204,7 @@ def _largest(n_above, scratch):  # type: ignore[no-untyped-def]
     return extent, mass
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _spread(n_above, scratch, maps):  # type: ignore[no-untyped-def]
     """Write the sums of every cluster on its voxels."""
     for number in range(1, n_above + 1):

@@ -8,10 +8,9 @@ signed indices for wrap-around and makes a float of uint64 + int64.
 
 from collections.abc import Callable, Iterable
 from itertools import combinations, product
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -31,15 +30,6 @@ CLIQUE_DIMENSIONS: Final = {6: 1, 18: 2, 26: 3}
 
 MOST_UNROLLED: Final = 9
 """Neighbours per pass of the climb; LLVM vectorises the loop only when it can unroll the pass."""
-
-
-def kernel(function: Function) -> Function:
-    """Compile without the interpreter lock, without checks, once per machine.
-
-    Numba's cache notices changes in the function's own file, not in those of the kernels it calls:
-    clear it after editing one of them.
-    """
-    return cast(Function, njit(cache=True, nogil=True, error_model="numpy")(function))
 
 
 class Geometry(NamedTuple):

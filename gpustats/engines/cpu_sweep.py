@@ -34,11 +34,11 @@ from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from gpustats.engines import SHUFFLE_TILE, Exceedances, Form, Peaks, Units
 from gpustats.engines.cpu_threads import n_threads, one_blas_thread, share_out
+from gpustats.jit import kernel
 
 VOXEL_TILE = 1024
 """Voxels of a product: with 192 rows it is 768 kB and stays in the cache."""
@@ -208,7 +208,7 @@ def _as_float(ordered: NDArray[np.int32]) -> NDArray[np.float32]:
     return (ordered ^ ((ordered >> 31) & ALL_BUT_SIGN)).view(np.float32)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _reduce(products, form, first, span, exceeding, peaks, maps):  # type: ignore[no-untyped-def]
     """Fold the products of shuffles ``first``, ... with voxels ``span`` into peaks, counts, maps.
 
@@ -231,7 +231,7 @@ def _reduce(products, form, first, span, exceeding, peaks, maps):  # type: ignor
         exceeding.counts[start:stop] += reached
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _write_values(products, form, values):  # type: ignore[no-untyped-def]
     """Form what is compared from the products ``(k, at least len(values))`` of one shuffle."""
     if form.n_tested == 1:
@@ -250,7 +250,7 @@ def _write_values(products, form, values):  # type: ignore[no-untyped-def]
         values[v] *= np.sqrt(ratio) if form.n_tested == 1 else ratio
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _sum_of_squares(products, total):  # type: ignore[no-untyped-def]
     """Sum the squares of the rows of ``products``."""
     for v in range(total.size):
@@ -260,7 +260,7 @@ def _sum_of_squares(products, total):  # type: ignore[no-untyped-def]
             total[v] += products[row, v] * products[row, v]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _write_statistic(values, form, statistic):  # type: ignore[no-untyped-def]
     """Turn values into t or F; a rising function of them in float32 as well."""
     if form.n_nuisance:
@@ -275,7 +275,7 @@ def _write_statistic(values, form, statistic):  # type: ignore[no-untyped-def]
         statistic[v] = value * (np.sqrt(ratio) if form.n_tested == 1 else ratio)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _ordered_extremes(values):  # type: ignore[no-untyped-def]
     """Return the largest and smallest value as integers of the same order, which vectorise."""
     bits = values.view(np.int32)
@@ -287,7 +287,7 @@ def _ordered_extremes(values):  # type: ignore[no-untyped-def]
     return largest, smallest
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _count(values, limits, two_sided, reached):  # type: ignore[no-untyped-def]
     """Add 1 where a value, or its size, reaches the limit."""
     if two_sided:

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpustats.engines.cpu_basins import LABEL_MASK, LABEL_WIDTH
-from gpustats.engines.cpu_grid import Geometry, Index, Offsets, Scratch, kernel
+from gpustats.engines.cpu_grid import Geometry, Index, Offsets, Scratch
+from gpustats.jit import kernel
 
 NODE: Final = np.dtype(
     [

@@ -34,8 +34,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpustats.engines.cpu_basins import find_basins, rank_voxels
-from gpustats.engines.cpu_grid import MOST_BASINS, Geometry, Index, Scratch, kernel
+from gpustats.engines.cpu_grid import MOST_BASINS, Geometry, Index, Scratch
 from gpustats.engines.cpu_sweeps import settle_scores, sweep_basins, sweep_voxels
+from gpustats.jit import kernel
 
 SCORE_BITS: Final = 61
 """Scores stay below 2**61, so that the difference of two, rounding included, fits 64 bits."""

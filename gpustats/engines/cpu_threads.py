@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -11,14 +10,11 @@ from typing import TypeVar
 
 from threadpoolctl import ThreadpoolController
 
+from gpustats.environment import n_cores as n_threads
+
+__all__ = ["blas_libraries", "n_threads", "one_blas_thread", "pool", "share_out"]
+
 Result = TypeVar("Result")
-
-
-def n_threads() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @lru_cache(maxsize=1)
