@@ -15,17 +15,9 @@ from nilearn.glm.contrasts import compute_contrast
 from nilearn.glm.first_level import run_glm
 from numpy.typing import NDArray
 
-from benchmarks.harness import (
-    Check,
-    Result,
-    Row,
-    check_below,
-    describe_environment,
-    n_cores,
-    run_alone,
-    time_interleaved,
-)
+from benchmarks.harness import Check, check_below, n_cores, run_alone, time_interleaved
 from benchmarks.pipelines import fit_files, map_paths, z_map, z_map_of_folder
+from benchmarks.records import Result, Row, describe_environment
 from gpustats import Grid, Maps, fit, images, load_maps
 from gpustats.simulation import Blob, effect_map, simulate_maps
 

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.harness import HEADINGS, RESULTS, ROOT, Environment, Result, cells, load
+from benchmarks.harness import ROOT
+from benchmarks.records import RESULTS, Environment, Result, load, table
 
 OPENING = "<!-- benchmark:"
 BLOCK = re.compile(r"(<!-- benchmark:(\w+) -->\n)(?:(?!<!-- ).)*?(<!-- /benchmark -->)", re.DOTALL)
@@ -56,9 +57,9 @@ def splice(text: str, results: Path) -> str:
 def markdown(result: Result) -> str:
     """Write a result as a Markdown table and a line on what it was measured on."""
     alignment = ("---", "---:", "---:", "---:", "---")
-    lines = [HEADINGS, alignment, *map(cells, result.rows)]
-    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    return f"\n{table}\n{result.workload}. {origin(result.environment)}\n\n"
+    headings, *lines = table(result)
+    rows = "".join(f"| {' | '.join(line)} |\n" for line in (headings, alignment, *lines))
+    return f"\n{rows}\n{result.workload}. {origin(result.environment)}\n\n"
 
 
 def origin(environment: Environment) -> str:

@@ -66,6 +66,8 @@ def simulate(folder: Path, *, n_subjects: int, seed: int) -> Group:
     """
     if n_subjects < 2:
         raise ValueError(f"a group needs at least 2 subjects, got {n_subjects}")
+    if seed < 0:
+        raise ValueError(f"seed must be a whole number >= 0, got {seed}")
     require_nilearn()
     from nilearn.datasets import load_mni152_brain_mask
 
@@ -79,9 +81,13 @@ def simulate(folder: Path, *, n_subjects: int, seed: int) -> Group:
     with ThreadPoolExecutor() as pool:
         saved = [
             pool.submit(images.save_image, images.unmask(values, grid), path)
-            for values, path in zip(simulated, paths, strict=True)
+            for values, path in zip(
+                tqdm(simulated, "simulating", n_subjects, unit="map", disable=None, delay=1),
+                paths,
+                strict=True,
+            )
         ]
-        for task in tqdm(saved, "writing maps", unit="map", disable=None, delay=1):
+        for task in saved:
             task.result()
     return Group(paths, folder / "mask.nii.gz", grid.unmask(effect).astype(np.float32))
 

@@ -11,7 +11,6 @@ from functools import lru_cache
 import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 from gpustats.jit import kernel
 
@@ -133,48 +132,6 @@ def f_to_z(
     constant = log_beta(0.5 * df, 0.5 * dimension)
     _invert_each_f(values.reshape(-1), dimension, df, constant, z.reshape(-1))
     return z
-
-
-def z_to_p(z: ArrayLike) -> Float64Array:
-    """Give the upper tail area p of each z, one-sided.
-
-    Parameters
-    ----------
-    z
-        Any shape. For a two-sided p double the result for ``abs(z)``.
-
-    Returns
-    -------
-    ndarray
-        float64 p, the shape of `z`; 0 beyond z = 38.5, where p is below the smallest float64.
-
-    Examples
-    --------
-    >>> z_to_p([0.0, 3.0]).round(5)
-    array([0.5    , 0.00135])
-    """
-    return np.asarray(special.ndtr(-np.asarray(z, dtype=np.float64)))
-
-
-def p_to_z(p: ArrayLike) -> Float64Array:
-    """Give the z whose upper tail area is p, for example the threshold of an uncorrected p.
-
-    Parameters
-    ----------
-    p
-        Any shape, one-sided, between 0 and 1. Above 0.5 (negative z) the digits of 1 - p count.
-
-    Returns
-    -------
-    ndarray
-        float64 z, the shape of `p`: inf for p = 0, -inf for p = 1, NaN outside 0 to 1.
-
-    Examples
-    --------
-    >>> p_to_z([0.05, 0.001]).round(3)
-    array([1.645, 3.09 ])
-    """
-    return np.asarray(-special.ndtri(np.asarray(p, dtype=np.float64)))
 
 
 def log_beta(a: float, b: float) -> float:

@@ -7,12 +7,11 @@ integer counts, which merge into what one run over all of them would have given.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from gpustats import fingerprints
 from gpustats.contrasts import Contrast
@@ -20,11 +19,12 @@ from gpustats.design import Design
 from gpustats.engines import SHUFFLE_TILE, Engine, Exceedances, Form
 from gpustats.enhancements import Enhancer, MapKind, Statistic, Voxelwise
 from gpustats.exchangeability import BlockExchange
-from gpustats.glm import Fit, fit
+from gpustats.glm import ContrastMaps, Fit, fit
 from gpustats.maps import Maps
 from gpustats.outcomes import Inference, Outcome
 from gpustats.partition import Partition, Projection, Scheme, partition, projection
-from gpustats.shuffles import Shuffles
+from gpustats.progress import counted
+from gpustats.shuffles import Shard, Shuffles
 
 logger = logging.getLogger("gpustats")
 
@@ -41,7 +41,7 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     n_permutations: int = 5000,
     two_sided: bool | None = None,
     seed: int = 0,
-    shuffles: range | None = None,
+    shuffles: range | Shard | None = None,
     blocks: Sequence[int] | NDArray[Any] | None = None,
     block_exchange: BlockExchange = "within",
     errors: str = "auto",
@@ -75,7 +75,8 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     seed
         Seed of the rearrangements: equal seeds give equal ones on every device.
     shuffles
-        The range of rearrangements to compute, for runs that are merged later; all by default.
+        The range of rearrangements to compute, or the `Shard`, for runs that are merged later;
+        all by default.
     blocks
         Integer label of each subject's exchangeability block, in the order of the maps.
     block_exchange
@@ -119,8 +120,7 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     """
     fitted = fit(maps, design, device=device)
     contrasts = _contrasts(fitted.design, contrast)
-    outcomes: list[Outcome] = []
-    scheme_of: dict[str, str] = {}
+    planned: list[tuple[Contrast, Partition, Shuffles]] = []
     for one in contrasts.values():
         parts = partition(fitted.design, one)
         plan = Shuffles(
@@ -133,19 +133,34 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
             seed,
         )
         logger.info("%s: %s", one.name, plan.describe())
-        scheme_of[one.name] = plan.describe()
-        test = _Test(fitted, one, parts, plan, statistics, two_sided, scheme, uncorrected)
-        outcomes += test.run(_range(shuffles, plan.n_shuffles))
+        planned.append((one, parts, plan))
+    # nothing is computed before every range has been checked
+    ranges = [_range(shuffles, plan.n_shuffles) for *_, plan in planned]
+    outcomes: list[Outcome] = []
+    maps_of: dict[str, ContrastMaps] = {}
+    with counted(sum(map(len, ranges))) as finish:
+        for (one, parts, plan), indices in zip(planned, ranges, strict=True):
+            test = _Test(fitted, one, parts, plan, statistics, two_sided, scheme, uncorrected)
+            outcomes += test.run(indices, finish)
+            maps_of[one.name] = test.reported
     settings = {
-        "seed": seed,
+        "seed": int(seed),
+        "n_permutations": int(n_permutations),
         "scheme": scheme,
         "errors": errors,
-        "shuffles": scheme_of,
+        "two_sided": two_sided is not False,
+        "uncorrected": uncorrected,
+        "shuffles": {one.name: plan.describe() for one, _, plan in planned},
+        # JSON has no larger integers; the line above says about how many there are
+        "n_distinct": {
+            one.name: plan.n_distinct if plan.n_distinct < 2**53 else None
+            for one, _, plan in planned
+        },
         "statistics": [repr(statistic) for statistic in statistics],
         "engine": fitted.engine.describe(),
     }
     print_ = fingerprints.fingerprint(fitted, contrasts.values(), settings, blocks, block_exchange)
-    return Inference(tuple(outcomes), fitted.maps.grid, settings, print_)
+    return Inference(tuple(outcomes), fitted.maps.grid, settings, print_, maps_of)
 
 
 def _contrasts(design: Design, contrast: Any) -> dict[str, Contrast]:
@@ -161,10 +176,12 @@ def _errors(errors: str) -> Any:
     return "ee" if errors == "auto" else errors
 
 
-def _range(shuffles: range | None, n_shuffles: int) -> range:
+def _range(shuffles: range | Shard | None, n_shuffles: int) -> range:
     """Return the shuffles to compute; refuse a range with gaps or beyond the last."""
     if shuffles is None:
         return range(n_shuffles)
+    if isinstance(shuffles, Shard):
+        return shuffles.range_of(n_shuffles)
     if shuffles.step != 1 or not 0 <= shuffles.start < shuffles.stop <= n_shuffles:
         raise ValueError(
             f"shuffles must be a range without gaps inside 0 to {n_shuffles}, got {shuffles}"
@@ -202,8 +219,8 @@ class _Test:
         self.reported = fitted.contrast(contrast)
         self.units = self.engine.unit_tiles(fitted.maps.values, self.rule.removed)
 
-    def run(self, indices: range) -> list[Outcome]:
-        """Compute a range of shuffles."""
+    def run(self, indices: range, finish: Callable[[int], None]) -> list[Outcome]:
+        """Compute a range of shuffles, telling ``finish`` how many more are finished."""
         first = self._rows(range(1))[0]
         values = self.engine.values_of(first, self.units, self.form)
         exceeding = self.engine.exceedances(values, self.form, two_sided=self.two_sided)
@@ -212,14 +229,13 @@ class _Test:
         batches = _batches(indices, self._batch_size(bool(spatial)))
         most = max(map(len, batches)) if spatial else 0
         buffer = np.empty((most, self.units.n_voxels), dtype=np.float32)
-        with tqdm(total=len(indices), unit="shuffle", disable=None, delay=1) as progress:
-            for batch in batches:
-                maps = buffer[: len(batch)]
-                place = slice(batch.start - indices.start, batch.stop - indices.start)
-                voxel_maxima[place] = self._sweep(batch, exceeding, maps if spatial else None)
-                for scored in spatial.values():
-                    scored.add(maps)
-                progress.update(len(batch))
+        for batch in batches:
+            maps = buffer[: len(batch)]
+            place = slice(batch.start - indices.start, batch.stop - indices.start)
+            voxel_maxima[place] = self._sweep(batch, exceeding, maps if spatial else None)
+            for scored in spatial.values():
+                scored.add(maps)
+            finish(len(batch))
         return [
             self._voxelwise(indices, voxel_maxima, exceeding)
             if name == "voxelwise"
@@ -299,6 +315,7 @@ class _Test:
             limits=exceeding.limits.astype(np.float64),
             indices=indices,
             n_shuffles=self.plan.n_shuffles,
+            two_sided=self.two_sided,
             maxima=maxima.astype(np.float64),
             null_maxima=self.engine.statistic_of(maxima, self.form).astype(np.float64),
             counts=exceeding.counts,
@@ -350,6 +367,7 @@ class _Scored:
             limits=self.limits,
             indices=indices,
             n_shuffles=test.plan.n_shuffles,
+            two_sided=self.two_sided,
             maxima=maxima,
             null_maxima=maxima,
             counts=self.counts,

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpustats.contrasts import Contrast
+from gpustats.glm import ContrastMaps
 from gpustats.spaces import Grid
+from gpustats.tails import Tail, TailMethod, counts_to_p, empirical_p, fit_tail, threshold_for
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +35,8 @@ class Outcome:
         The shuffles that were computed.
     n_shuffles
         How many there are in all.
+    two_sided
+        Whether large negative values count.
     maxima
         ``(len(indices),)``: the largest value of each shuffle, as it is compared.
     null_maxima
@@ -49,6 +52,7 @@ class Outcome:
     limits: NDArray[np.float64]
     indices: range
     n_shuffles: int
+    two_sided: bool
     maxima: NDArray[np.float64]
     null_maxima: NDArray[np.float64]
     counts: NDArray[np.int64] | None
@@ -62,8 +66,7 @@ class Outcome:
     def p_corrected(self) -> NDArray[np.float64]:
         """Family-wise error corrected p, ``(n_voxels,)``."""
         self._check_complete()
-        below = np.searchsorted(np.sort(self.maxima), self.limits, side="left")
-        return np.asarray((self.n_shuffles - below) / self.n_shuffles)
+        return empirical_p(self.limits, self.maxima)
 
     @property
     def p_uncorrected(self) -> NDArray[np.float64]:
@@ -74,7 +77,32 @@ class Outcome:
                 f"{self.statistic} was not counted at every voxel; run the test with "
                 "uncorrected=True"
             )
-        return np.asarray(self.counts / self.n_shuffles)
+        return counts_to_p(self.counts, self.n_shuffles)
+
+    def tail(
+        self, method: TailMethod = "gpd"
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_], Tail]:
+        """Return p corrected with a fit to the tail of the null maxima.
+
+        Parameters
+        ----------
+        method
+            As in `gpustats.tails.fit_tail`.
+
+        Returns
+        -------
+        p : ndarray
+            ``(n_voxels,)``, which can be below 1 / n_shuffles.
+        fitted : ndarray
+            Where p comes from the fit; elsewhere it is `p_corrected`.
+        tail : Tail
+            The fit, its goodness, or why there is none.
+        """
+        self._check_complete()
+        tail = fit_tail(self.null_maxima, method)
+        scores = np.abs(self.observed) if self.two_sided else self.observed
+        p, fitted = tail.p(scores)
+        return np.where(fitted, p, self.p_corrected), fitted, tail
 
     @property
     def minimum_p(self) -> float:
@@ -84,10 +112,7 @@ class Outcome:
     def threshold(self, alpha: float) -> float | None:
         """Return the smallest score whose corrected p is at most ``alpha``; None if none is."""
         self._check_complete()
-        allowed = int(np.floor(alpha * self.n_shuffles * (1 + 1e-12)))
-        if allowed < 1:
-            return None
-        return float(np.sort(self.null_maxima)[-allowed])
+        return threshold_for(self.null_maxima, alpha)
 
     def _check_complete(self) -> None:
         """Refuse to give p from a part of the shuffles."""
@@ -99,6 +124,13 @@ class Outcome:
 
     def joined(self, later: Outcome) -> Outcome:
         """Return the outcome of this range and the one after it."""
+        stop, start = self.indices.stop, later.indices.start
+        if stop != start:
+            word = "overlap at" if start < stop else "leave a gap between"
+            raise ValueError(
+                f"ranges of shuffles {word} {min(start, stop)} and {max(start, stop)}; "
+                "each shuffle must be there once"
+            )
         counts = None
         if self.counts is not None and later.counts is not None:
             counts = self.counts + later.counts
@@ -128,12 +160,15 @@ class Inference:
         What the test was told.
     fingerprint
         What must be equal in results that are merged: data, design, settings, version, device.
+    maps
+        The observed effect, variance, t or F, z and p maps, by the name of the contrast.
     """
 
     outcomes: tuple[Outcome, ...]
     grid: Grid
     settings: Mapping[str, Any]
     fingerprint: Mapping[str, str]
+    maps: Mapping[str, ContrastMaps] = field(default_factory=dict)
 
     def __getitem__(self, key: str | tuple[str, str]) -> Outcome:
         """Return an outcome by statistic, or by contrast and statistic."""
@@ -198,14 +233,6 @@ def merge(inferences: Iterable[Inference]) -> Inference:
         raise ValueError("nothing to merge; give at least one result")
     for part in parts[1:]:
         _check_fingerprints(parts[0].fingerprint, part.fingerprint)
-    for before, after in pairwise(parts):
-        stop, start = before.outcomes[0].indices.stop, after.outcomes[0].indices.start
-        if stop != start:
-            word = "overlap at" if start < stop else "leave a gap between"
-            raise ValueError(
-                f"ranges of shuffles {word} {min(start, stop)} and {max(start, stop)}; "
-                "each shuffle must be there once"
-            )
     return reduce(_joined, parts)
 
 

@@ -8,16 +8,20 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import uuid4
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from gpustats import images
 from gpustats.glm import ContrastMaps
 from gpustats.spaces import Grid
 from gpustats.tables import Clusters, surviving_clusters
 from gpustats.thresholding import ThresholdRule
+
+Pictures: TypeAlias = dict[str, tuple[Any, DTypeLike]]
+"""Images by the name of their file, and the type of their voxels on disk."""
 
 
 @contextmanager
@@ -31,7 +35,7 @@ def result_folder(folder: Path) -> Iterator[Path]:
     OSError
         Before anything is done, if ``folder`` cannot be made or written to.
     """
-    existed = folder.exists()
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".partial-{uuid4().hex[:8]}"
     try:
@@ -41,8 +45,9 @@ def result_folder(folder: Path) -> Iterator[Path]:
             path.replace(folder / path.name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        if not existed and not any(folder.iterdir()):
-            folder.rmdir()
+        for place in made:
+            if place.exists() and not any(place.iterdir()):
+                place.rmdir()
 
 
 def write_contrast(
@@ -68,15 +73,30 @@ def write_contrast(
     """
     rule = rule.for_statistic(maps.contrast.statistic)
     height, thresholded, clusters = surviving_clusters(maps.z, maps.grid, rule, min_distance)
+    pictures = contrast_images(maps, thresholded, clusters)
+    save_images(folder, pictures)
+    table_name = write_clusters(folder, maps, clusters)
+    return {
+        **contrast_summary(maps),
+        **_threshold_summary(rule, height, clusters, int(np.count_nonzero(thresholded))),
+        "min_distance_mm": min_distance,
+        "files": [*sorted(pictures), table_name],
+    }
+
+
+def contrast_images(
+    maps: ContrastMaps, thresholded: NDArray[np.float64], clusters: Clusters
+) -> Pictures:
+    """Return the images of a contrast's maps, of what survives and of its clusters, by file."""
     prefix = f"contrast-{maps.contrast.label}"
-    arrays: dict[str, Any] = {
+    arrays: dict[str, NDArray[np.float64]] = {
         f"{prefix}_stat-effect_statmap.nii.gz": maps.effect,
         f"{prefix}_stat-variance_statmap.nii.gz": maps.variance,
         f"{prefix}_stat-{maps.contrast.statistic}_statmap.nii.gz": maps.statistic,
         f"{prefix}_stat-z_statmap.nii.gz": maps.z,
         f"{prefix}_stat-z_desc-thresholded_statmap.nii.gz": thresholded,
     }
-    pictures: dict[str, tuple[Any, Any]] = {
+    pictures: Pictures = {
         name: (images.unmask(array, maps.grid, maps.contrast.name), np.float32)
         for name, array in arrays.items()
     }
@@ -85,18 +105,17 @@ def write_contrast(
     pictures[f"{prefix}_stat-p_statmap.nii.gz"] = (p_image, np.float64)
     labels = images.to_image(clusters.labels, maps.grid.affine, maps.contrast.name)
     pictures[f"{prefix}_desc-clusters_dseg.nii.gz"] = (labels, np.int32)
-    _save_all(folder, pictures)
-    table_name = f"{prefix}_clusters.tsv"
-    clusters.table.to_csv(folder / table_name, sep="\t", index=False)
-    return {
-        **_contrast_summary(maps),
-        **_threshold_summary(rule, height, clusters, int(np.count_nonzero(thresholded))),
-        "min_distance_mm": min_distance,
-        "files": [*sorted(pictures), table_name],
-    }
+    return pictures
 
 
-def _save_all(folder: Path, pictures: Mapping[str, tuple[Any, Any]]) -> None:
+def write_clusters(folder: Path, maps: ContrastMaps, clusters: Clusters) -> str:
+    """Write the table of a contrast's clusters; return the name of the file."""
+    name = f"contrast-{maps.contrast.label}_clusters.tsv"
+    clusters.table.to_csv(folder / name, sep="\t", index=False)
+    return name
+
+
+def save_images(folder: Path, pictures: Pictures) -> None:
     """Write images on all cores: compression is most of the work."""
     with ThreadPoolExecutor() as pool:
         tasks = [
@@ -107,7 +126,7 @@ def _save_all(folder: Path, pictures: Mapping[str, tuple[Any, Any]]) -> None:
             task.result()
 
 
-def _contrast_summary(maps: ContrastMaps) -> dict[str, Any]:
+def contrast_summary(maps: ContrastMaps) -> dict[str, Any]:
     """Describe a contrast and the largest values of its statistic."""
     summary: dict[str, Any] = {
         "name": maps.contrast.name,
@@ -115,17 +134,17 @@ def _contrast_summary(maps: ContrastMaps) -> dict[str, Any]:
         "weights": maps.contrast.weights.tolist(),
         "statistic": maps.contrast.statistic,
         "df": maps.df,
-        "maximum": _extreme(maps.statistic, int(np.argmax(maps.statistic)), maps.grid),
+        "maximum": extreme(maps.statistic, int(np.argmax(maps.statistic)), maps.grid),
         "p": "one-sided, upper tail",
     }
     if maps.contrast.statistic == "F":
         summary["dimension"] = maps.dimension
     else:
-        summary["minimum"] = _extreme(maps.statistic, int(np.argmin(maps.statistic)), maps.grid)
+        summary["minimum"] = extreme(maps.statistic, int(np.argmin(maps.statistic)), maps.grid)
     return summary
 
 
-def _extreme(values: Any, voxel: int, grid: Grid) -> dict[str, Any]:
+def extreme(values: Any, voxel: int, grid: Grid) -> dict[str, Any]:
     """Return a value, its voxel and its place."""
     index = np.argwhere(grid.mask)[voxel]
     return {

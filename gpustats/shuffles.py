@@ -255,6 +255,55 @@ class Shuffles:
         return random_words(self.seed, numbers.astype(np.uint64), stream, n_words)
 
 
+@dataclass(frozen=True)
+class Shard:
+    """Name one of equal parts of the shuffles of a test, for runs that are merged later.
+
+    Parameters
+    ----------
+    number
+        Which part, from 1.
+    n_shards
+        How many there are.
+
+    Raises
+    ------
+    ValueError
+        If there is no such part.
+
+    Examples
+    --------
+    >>> [Shard(number, 3).range_of(5000) for number in (1, 2, 3)]
+    [range(0, 1666), range(1666, 3333), range(3333, 5000)]
+    """
+
+    number: int
+    n_shards: int
+
+    def __post_init__(self) -> None:
+        """Refuse a part that there is not."""
+        if not 1 <= self.number <= self.n_shards:
+            raise ValueError(
+                f"shards are numbered 1 to {self.n_shards}, got {self.number} of {self.n_shards}"
+            )
+
+    def range_of(self, n_shuffles: int) -> range:
+        """Return the part's range of ``n_shuffles`` shuffles; parts differ by one at most.
+
+        Raises
+        ------
+        ValueError
+            If there are more parts than shuffles.
+        """
+        if self.n_shards > n_shuffles:
+            raise ValueError(
+                f"{n_shuffles:,} shuffles cannot be cut into {self.n_shards:,} shards; "
+                "take fewer shards"
+            )
+        start = (self.number - 1) * n_shuffles // self.n_shards
+        return range(start, self.number * n_shuffles // self.n_shards)
+
+
 def _checked_indices(
     indices: Sequence[int] | NDArray[np.integer], n_shuffles: int
 ) -> NDArray[np.int64]:

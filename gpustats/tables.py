@@ -133,6 +133,17 @@ def surviving_clusters(
         The clusters that those voxels form.
     """
     height = rule.height(z)
+    return height, *clusters_at(height, z, grid, rule, min_distance)
+
+
+def clusters_at(
+    height: float,
+    z: NDArray[np.float64],
+    grid: Grid,
+    rule: ThresholdRule,
+    min_distance: float,
+) -> tuple[NDArray[np.float64], Clusters]:
+    """Keep what is at or beyond a height, as `surviving_clusters` with a height found otherwise."""
     thresholded = np.where(rule.surviving(z, height, grid.lattice(rule.connectivity)), z, 0.0)
     clusters = find_clusters(
         grid.unmask(thresholded),
@@ -142,7 +153,7 @@ def surviving_clusters(
         min_distance=min_distance,
         connectivity=rule.connectivity,
     )
-    return height, thresholded, clusters
+    return thresholded, clusters
 
 
 def find_clusters(
@@ -156,10 +167,12 @@ def find_clusters(
     connectivity: int = 6,
 ) -> Clusters:
     """Find the clusters of a volume; the arguments are those of `get_clusters_table`."""
-    if not np.isfinite(threshold) or (two_sided and threshold < 0):
+    if not _is_number(threshold) or (two_sided and threshold < 0):
         raise ValueError(
             f"stat_threshold must be a number, not negative with two_sided=True; got {threshold!r}"
         )
+    if cluster_threshold < 0:
+        raise ValueError(f"cluster_threshold must be a number of voxels, got {cluster_threshold!r}")
     if not min_distance > 0:
         raise ValueError(f"min_distance must be a distance in mm > 0, got {min_distance!r}")
     labels = np.zeros(volume.shape, dtype=np.int32)
@@ -182,6 +195,11 @@ def find_clusters(
             apart = _far_apart(coordinates, min_distance)[: MAX_SUBPEAKS + 1]
             rows += _rows(sign * number, coordinates[apart], sign * heights[apart], size_mm3)
     return Clusters(labels, affine, pd.DataFrame(rows, columns=COLUMNS))
+
+
+def _is_number(value: object) -> bool:
+    """Tell a finite number from anything else."""
+    return isinstance(value, int | float | np.number) and bool(np.isfinite(value))
 
 
 def _signs(threshold: float, two_sided: bool) -> tuple[int, ...]:

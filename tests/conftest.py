@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gpustats import cli
 from gpustats.engines import resolve
 
 DATA_VARIABLE = "GPUSTATS_TEST_DATA"
@@ -36,3 +37,19 @@ def log(caplog):
     """What the package logs."""
     caplog.set_level(logging.INFO, logger="gpustats")
     return caplog
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Run the command line in an empty folder and return status, output and error lines."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+    def run_command(*words):
+        capsys.readouterr()
+        status = cli.main([str(word) for word in words])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run_command

@@ -10,8 +10,9 @@ from types import ModuleType
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import harness, tables
-from benchmarks.harness import Check, CheckError, Environment, Result, Row
+from benchmarks import harness, peers, records, tables
+from benchmarks.harness import Check, CheckError
+from benchmarks.records import Environment, Rate, Result, Row
 
 ENVIRONMENT = Environment(
     cpu="Zilog Z80",
@@ -29,12 +30,14 @@ ROWS = (
     Row("peak memory", "MiB", (300.0,), (1500.0,), "limit"),
 )
 RESULT = Result("toy", "3 maps", ENVIRONMENT, (Check("difference of z", 1e-7, 1e-5),), ROWS)
+RATES = (Rate("voxels", 52, 1000, (29, 74)), Rate("extent", 3, 20))
+COUNTED = replace(RESULT, name="counted", rows=(), rates=RATES)
 MIB = 2**20
 
 
 @pytest.fixture
 def results(tmp_path):
-    harness.save(RESULT, tmp_path / "results")
+    records.save(RESULT, tmp_path / "results")
     return tmp_path / "results"
 
 
@@ -78,6 +81,21 @@ def test_the_ratio_is_of_medians_and_judged_by_the_target(target, verdict):
     assert row.verdict == verdict
 
 
+def test_a_row_without_its_peer_says_so_and_is_not_judged():
+    row = replace(ROWS[0], reference=())
+    assert row.ratio is None
+    assert row.verdict == ""
+    assert records.cells(row) == ("files to z", "500 ms", "nilearn not installed", "", "")
+
+
+@pytest.mark.parametrize(
+    ("count", "verdict"), [(28, "outside"), (29, "inside"), (74, "inside"), (75, "outside")]
+)
+def test_a_rate_is_judged_by_what_is_allowed(count, verdict):
+    assert replace(RATES[0], count=count).verdict == verdict
+    assert replace(RATES[0], count=count, allowed=None).verdict == ""
+
+
 @pytest.mark.parametrize("value", [1e-5, 2e-5, float("nan")])
 def test_a_wrong_result_is_refused(value):
     with pytest.raises(CheckError, match=r"difference is .*; it must be below 1e-05"):
@@ -110,7 +128,7 @@ def test_a_cold_process_finds_nothing_compiled():
 
 
 def test_the_environment_names_no_path():
-    environment = harness.describe_environment(["numpy", "no-such-package"])
+    environment = records.describe_environment(["numpy", "no-such-package"])
     assert environment.cores >= 1
     assert environment.packages["no-such-package"] == "unknown"
     text = json.dumps(asdict(environment))
@@ -118,8 +136,9 @@ def test_the_environment_names_no_path():
         assert str(path) not in text
 
 
-def test_results_survive_the_way_through_the_file(results):
-    assert harness.load(results / "toy.json") == RESULT
+@pytest.mark.parametrize("result", [RESULT, COUNTED])
+def test_results_survive_the_way_through_the_file(result, tmp_path):
+    assert records.load(records.save(result, tmp_path)) == result
 
 
 def test_an_interrupted_write_leaves_the_old_results(results, monkeypatch):
@@ -130,9 +149,9 @@ def test_an_interrupted_write_leaves_the_old_results(results, monkeypatch):
 
     monkeypatch.setattr(Path, "write_text", write_half)
     with pytest.raises(OSError, match="no space"):
-        harness.save(replace(RESULT, workload="4 maps"), results)
+        records.save(replace(RESULT, workload="4 maps"), results)
     assert [path.name for path in results.iterdir()] == ["toy.json"]
-    assert harness.load(results / "toy.json") == RESULT
+    assert records.load(results / "toy.json") == RESULT
 
 
 @pytest.mark.parametrize(
@@ -147,14 +166,43 @@ def test_an_interrupted_write_leaves_the_old_results(results, monkeypatch):
     ],
 )
 def test_quantities_have_three_digits(value, unit, text):
-    assert harness.quantity(value, unit) == text
+    assert records.quantity(value, unit) == text
 
 
 def test_the_plain_table_has_a_line_per_row_in_columns():
-    header, first, second = harness.plain_table(ROWS).splitlines()
+    header, first, second = records.plain_table(RESULT).splitlines()
     assert first.index("nilearn 7.00 s") == second.index("limit") == header.index("compared with")
     assert first.endswith("14.0x  ≥ 8x, met")
     assert second.endswith("5.00x")
+
+
+def test_rates_have_a_table_of_their_own():
+    header, first, second = records.plain_table(COUNTED).splitlines()
+    assert header.split() == ["rejections", "share", "allowed", "verdict"]
+    assert first.split() == ["voxels", "52", "of", "1,000", "5.2%", "29", "to", "74", "inside"]
+    assert second.split() == ["extent", "3", "of", "20", "15.0%"]
+    assert "| voxels | 52 of 1,000 | 5.2% | 29 to 74 | inside |" in tables.markdown(COUNTED)
+
+
+def test_what_a_job_does_once_is_not_part_of_a_shuffle(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(harness.time, "perf_counter", lambda: clock[0])
+
+    def job(n_shuffles):
+        clock[0] += 100.0 + 0.5 * n_shuffles
+
+    seconds = peers.per_shuffle({"A": job, "idle": lambda _: None}, 2, 10, repeats=2)
+    assert seconds["A"] == (0.5, 0.5)
+    assert min(seconds["idle"]) > 0
+
+
+def test_a_peer_that_is_not_there_is_not_installed(monkeypatch):
+    monkeypatch.setitem(peers.DISTRIBUTIONS, "there", "numpy")
+    monkeypatch.setitem(peers.DISTRIBUTIONS, "absent", "no-such-package")
+    monkeypatch.setitem(peers.COMMANDS, "absent command", "no-such-command")
+    assert peers.is_installed("there")
+    assert not peers.is_installed("absent")
+    assert not peers.is_installed("absent command")
 
 
 def test_only_what_stands_between_the_markers_is_replaced(results):
@@ -200,12 +248,13 @@ def test_check_tells_an_outdated_readme_and_changes_nothing(results, tmp_path, c
 
 @pytest.fixture
 def saved(monkeypatch):
-    """Replace the workloads by a right and a wrong one; return the results that are kept."""
+    """Replace the workloads by three that end differently; return the results that are kept."""
 
     def wrong(*, quick):
         raise CheckError(f"z is off, quick={quick}")
 
-    modules = {"right": lambda **_: RESULT, "wrong": wrong}
+    outside = replace(COUNTED, rates=(*RATES, replace(RATES[0], count=99)))
+    modules = {"right": lambda **_: RESULT, "wrong": wrong, "outside": lambda **_: outside}
     for name, run in modules.items():
         module = ModuleType(f"toy_{name}")
         module.run = run
@@ -218,7 +267,7 @@ def saved(monkeypatch):
 
 def test_all_workloads_run_and_a_wrong_one_fails_the_run(saved, capsys):
     assert command.main([]) == 1
-    assert saved == [RESULT]
+    assert [result.name for result in saved] == ["toy", "counted"]
     captured = capsys.readouterr()
     assert "WRONG RESULT: z is off, quick=False" in captured.err
     assert "≥ 8x, met" in captured.out
@@ -232,10 +281,18 @@ def test_quick_results_are_neither_kept_nor_judged(saved, capsys):
     assert "met" not in output
 
 
+def test_a_rate_outside_fails_the_run_unless_it_is_quick(saved, capsys):
+    assert command.main(["outside"]) == 1
+    assert len(saved) == 1
+    assert "99 of 1,000" in capsys.readouterr().out
+    assert command.main(["--quick", "outside"]) == 0
+    assert "outside" not in capsys.readouterr().out
+
+
 def test_an_unknown_workload_is_named(saved, capsys):
     with pytest.raises(SystemExit):
         command.main(["third"])
-    assert "no workload third; there are right, wrong" in capsys.readouterr().err
+    assert "no workload third; there are right, wrong, outside" in capsys.readouterr().err
     assert saved == []
 
 

@@ -13,7 +13,7 @@ import pytest
 from oracles import least_squares
 from simulate import AFFINE, make_maps, save_group, save_mask
 
-from gpustats import __version__, cli
+from gpustats import __version__
 
 
 @pytest.fixture
@@ -30,22 +30,6 @@ def files(tmp_path, group):
     folder = tmp_path / "maps"
     folder.mkdir()
     return [str(path) for path in save_group(folder, group)]
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """Run the command line in an empty folder and return status, output and error lines."""
-    folder = tmp_path / "work"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-
-    def run_command(*words):
-        capsys.readouterr()
-        status = cli.main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run_command
 
 
 def saved(name):
@@ -248,13 +232,20 @@ def bad_inputs(tmp_path, files, group):
         ([*files, "--output-dir", "/proc/here"], "/proc/here"),
         ([*files, "--output-dir", files[0]], "sub-01_con.nii.gz: File exists"),
         ([files[0]], "a group needs at least 2 maps, got 1"),
+        ([*files, "--min-distance", "0"], "argument --min-distance"),
+        ([*files, "--smoothing-fwhm", "inf"], "smoothing_fwhm must be a width"),
+        ([*files, "--map-name", "a"], "--map-name speaks of a table of maps"),
     ]
 
 
-@pytest.mark.parametrize("number", range(24))
-def test_bad_input_is_one_line_and_leaves_nothing(run, tmp_path, files, group, number):
+@pytest.mark.parametrize("number", range(27))
+def test_bad_input_is_one_line_and_leaves_nothing(run, capsys, tmp_path, files, group, number):
     words, message = bad_inputs(tmp_path, files, group)[number]
-    status, out, err = run("fit", *words)
+    try:
+        status, out, err = run("fit", *words)
+    except SystemExit as stop:  # the parser's own refusal
+        captured = capsys.readouterr()
+        status, out, err = stop.code, captured.out, captured.err
     lines = [line for line in err.splitlines() if "error" in line]
     assert status == 2
     assert len(lines) == 1
@@ -265,7 +256,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, tmp_path, files, group, n
 
 
 def test_every_bad_input_is_tried(tmp_path, files, group):
-    assert len(bad_inputs(tmp_path, files, group)) == 24
+    assert len(bad_inputs(tmp_path, files, group)) == 27
 
 
 def test_options_that_do_not_exist_exit_with_two(run, files):
@@ -299,29 +290,91 @@ def test_version(run, capsys):
     assert capsys.readouterr().out.strip() == f"gpustats {__version__}"
 
 
-def test_control_c_stops_with_one_line_and_no_output(tmp_path, files):
-    # a named pipe as a map: the command waits for it until it is interrupted
-    pipe = tmp_path / "pipe.tsv"
-    os.mkfifo(pipe)
+def test_control_c_stops_with_one_line_and_no_output(tmp_path, rng):
+    # 400 names of one map that takes a while to inflate: seconds of reading
+    volume = rng.normal(size=(96, 96, 96)).astype(np.float32)
+    names = [tmp_path / f"sub-{number:03d}.nii.gz" for number in range(400)]
+    nib.save(nib.Nifti1Image(volume, AFFINE), names[0])
+    for name in names[1:]:
+        os.link(names[0], name)
     process = subprocess.Popen(
-        [sys.executable, "-m", "gpustats", "fit", *files, "--design", str(pipe)],
+        [sys.executable, "-m", "gpustats", "fit", *map(str, names)],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
         # a shell may have left the signal ignored for background processes
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    writer = os.open(pipe, os.O_WRONLY)  # returns once the command has opened its end
-    time.sleep(0.2)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("gpustats-results/.partial-*")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    time.sleep(0.3)
     started = time.monotonic()
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
-    os.close(writer)
+    _, err = process.communicate(timeout=30)
     assert time.monotonic() - started < 5
     assert process.returncode == 130
-    assert "interrupted; no output was written" in err
+    assert "interrupted; no results were written" in err
     assert "Traceback" not in err
     assert not (tmp_path / "gpustats-results").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--smoothing-fwhm", "8"], {"smoothing_fwhm": 8.0}),
+        (["--resample"], {"resample": True}),
+        (["--title", "A study"], {"title": "A study"}),
+        (["--contrast", "-intercept"], {"contrast": ["-intercept"]}),
+        (["--stat-type", "F"], {"stat_type": "F"}),
+        (["--device", "cpu"], {"device": "cpu"}),
+    ],
+)
+def test_options_have_an_effect(run, files, group, words, says):
+    assert run("fit", *files)[0] == 0
+    plain = saved("contrast-intercept_stat-effect_statmap.nii.gz")
+    assert run("fit", *files, *words, "--output-dir", "other")[0] == 0
+    summary = result("other")
+    assert says.items() <= summary["parameters"].items()
+    contrast = summary["contrasts"][0]
+    path = f"other/contrast-{contrast['label']}_stat-effect_statmap.nii.gz"
+    effect = nib.load(path).get_fdata()[group.grid.mask]
+    before = plain[group.grid.mask]
+    if "--smoothing-fwhm" in words:
+        assert effect.std() < 0.9 * before.std()
+    elif "-intercept" in words:
+        np.testing.assert_allclose(effect, -before, rtol=1e-6)
+    elif "F" in words:
+        assert contrast["statistic"] == "F"
+    else:
+        np.testing.assert_allclose(effect, before, rtol=1e-5, atol=1e-6)
+    if "--title" in words:
+        assert "<title>A study" in Path("other/report.html").read_text()
+
+
+def test_missing_raise_map_names_and_id_columns(run, tmp_path, files, group):
+    holes = group.values.copy(order="F")
+    holes[:3, 4] = 0
+    image = nib.Nifti1Image(group.grid.unmask(holes[:, 4]).astype(np.float32), AFFINE)
+    nib.save(image, files[4])
+    words = ["--zero-is-missing", "--missing", "raise", "--mask", save_mask(tmp_path, group)]
+    status, _, err = run("fit", *files, *words)
+    assert status == 2
+    assert "3 of" in err
+    table = pd.DataFrame({"subject_label": [f"{n:02d}" for n in range(12)]})
+    table["effects_map_path"] = [Path(f).name for f in files]
+    both = pd.concat([table.assign(map_name="a"), table.assign(map_name="b")])
+    both.to_csv(tmp_path / "maps" / "maps.tsv", sep="\t", index=False)
+    assert run("fit", tmp_path / "maps" / "maps.tsv")[0] == 2
+    ids = pd.DataFrame({"code": table["subject_label"], "x": np.arange(12.0), "one": 1.0})
+    ids.iloc[::-1].to_csv(tmp_path / "ids.csv", index=False)
+    words = ["--design", tmp_path / "ids.csv", "--id", "code", "--contrast", "x"]
+    status, _, err = run("fit", tmp_path / "maps" / "maps.tsv", "--map-name", "b", *words)
+    assert status == 0
+    assert "match the maps by subject label" in err
+    assert result()["design"]["x"] == list(range(12))
 
 
 def test_importing_the_package_imports_nothing_slow_or_optional():

@@ -11,7 +11,7 @@ from mpmath import MPContext
 from scipy import special, stats
 
 from gpustats import distributions
-from gpustats.distributions import f_to_z, log_beta, p_to_z, t_to_z, z_to_p
+from gpustats.distributions import f_to_z, log_beta, t_to_z
 
 Z_ERROR = 1e-9  # what the package promises for every z, in absolute terms
 TABLE_ERROR = 2e-14  # relative: a few roundings of the table, of w and of the direct form
@@ -206,7 +206,7 @@ def test_f_to_z_agrees_with_scipy_on_both_sides_of_the_median(dimension, df):
 @settings(deadline=None)
 @given(t=st.floats(1e-3, 30.0), df=BETWEEN_1_AND_1E6)
 def test_f_of_one_dimension_has_the_two_sided_p_of_t(t, df):
-    two_sided = p_to_z(2.0 * z_to_p(t_to_z(t, df)))
+    two_sided = -special.ndtri(2.0 * special.ndtr(-t_to_z(t, df)))
     np.testing.assert_allclose(f_to_z(t * t, 1, df), two_sided, atol=SAME_ERROR)
 
 
@@ -296,31 +296,6 @@ class TestArrays:
 def test_unfit_dimension_is_refused(dimension):
     with pytest.raises(ValueError, match="dimension must be positive and finite"):
         f_to_z([1.0], dimension, 10)
-
-
-@pytest.mark.parametrize("z", [-8.0, -1.0, 0.0, 1.96, 6.0, 20.0, 37.5])
-def test_z_to_p_is_the_upper_tail(z):
-    exact = float(mp.erfc(mp.mpf(z) / mp.sqrt(2)) / 2)
-    np.testing.assert_allclose(z_to_p(z), exact, rtol=1e-12)
-
-
-@settings(deadline=None)
-@given(z=st.floats(-4.0, 37.0))
-def test_p_to_z_inverts_z_to_p(z):
-    np.testing.assert_allclose(p_to_z(z_to_p(z)), z, atol=1e-10)
-
-
-def test_p_to_z_at_the_ends():
-    np.testing.assert_array_equal(
-        p_to_z([0.0, 0.5, 1.0, -0.1, 1.1]), [np.inf, 0, -np.inf, np.nan, np.nan]
-    )
-
-
-def test_p_is_float64_of_the_same_shape():
-    z = np.full((2, 3), 7.0, np.float32)
-    assert z_to_p(z).dtype == p_to_z(np.float32(0.25)).dtype == np.float64
-    assert z_to_p(z).shape == z.shape
-    np.testing.assert_array_equal(z_to_p(z), special.ndtr(-7.0))
 
 
 @pytest.mark.parametrize("a", [0.5, 1.0, 3.3, 14.9, 15.1, 50.0, 1e3, 5e5, 1e9])

@@ -311,6 +311,21 @@ def test_thresholds_have_the_asked_p(rng):
     assert result.threshold(0.001) is None
 
 
+def test_a_fitted_tail_goes_below_what_counting_can(rng):
+    maps = make_maps(rng, n_subjects=24, mean=0)
+    maps.values[:10] += 2.5
+    result = test_maps(maps, statistics=[Voxelwise(), Tfce()], n_permutations=2000)
+    for name in ("voxelwise", "tfce"):
+        p, fitted, tail = result[name].tail("gpd")
+        assert tail.reason == ""
+        assert p.min() < result[name].minimum_p
+        assert np.array_equal(p[~fitted], result[name].p_corrected[~fitted])
+        counted = result[name].p_corrected
+        both = fitted & (counted > 0.02)
+        np.testing.assert_allclose(p[both], counted[both], rtol=0.5)
+    assert not result["tfce"].tail("none")[1].any()
+
+
 def test_errors_are_chosen_by_what_is_tested(rng, log):
     maps = make_maps(rng, n_subjects=12)
     design = Design(pd.DataFrame({"x": rng.normal(size=12), "one": 1.0}))

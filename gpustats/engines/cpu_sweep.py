@@ -228,7 +228,8 @@ def _reduce(products, form, first, span, exceeding, peaks, maps):  # type: ignor
         if maps.size:
             _write_statistic(values, form, maps[shuffle, start:stop])
     if exceeding.counts.size:
-        exceeding.counts[start:stop] += reached
+        for v in range(reached.size):  # an assignment to a slice would compile for a second longer
+            exceeding.counts[start + v] += reached[v]
 
 
 @kernel

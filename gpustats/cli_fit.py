@@ -1,0 +1,153 @@
+"""``gpustats fit``: a group model, its maps, clusters and report."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from gpustats import cli_options, glm, report
+from gpustats.cli_data import (
+    describe_data,
+    find_group,
+    make_contrasts,
+    make_design,
+    parameters,
+    read_design_table,
+    read_maps,
+)
+from gpustats.engines import resolve
+from gpustats.environment import versions
+from gpustats.glm import ContrastMaps, Fit
+from gpustats.outputs import result_folder, write_contrast, write_json
+from gpustats.thresholding import ThresholdRule
+
+logger = logging.getLogger("gpustats")
+
+EXAMPLES = """\
+examples:
+  gpustats fit sub-*_con.nii.gz
+  gpustats fit con.nii.gz --design participants.tsv --columns age,sex --intercept --contrast age
+  gpustats fit sub-*_con.nii.gz --design groups.tsv --contrast "patients - controls"
+"""
+
+
+def add_fit(commands: Any) -> None:
+    """Add the command that fits a model."""
+    fit = commands.add_parser(
+        "fit",
+        help="fit a group model to one map per subject, and report it",
+        description="Fit a group model to one map per subject: maps, clusters and a report.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    cli_options.add_maps(fit)
+    cli_options.add_data(fit.add_argument_group("data"))
+    cli_options.add_model(fit.add_argument_group("model"))
+    thresholds = fit.add_argument_group("thresholds")
+    thresholds.add_argument(
+        "--height-control",
+        choices=["fpr", "fdr", "bonferroni", "none"],
+        help="default: fpr, or none with --threshold",
+    )
+    thresholds.add_argument("--threshold", type=float, metavar="Z", help="z chosen by hand")
+    cli_options.add_survival(thresholds, alpha=0.001)
+    fit.add_argument("--title", help="title of the report")
+    cli_options.add_device(fit)
+    fit.set_defaults(run=_fit)
+
+
+def _fit(options: argparse.Namespace) -> None:
+    """Fit, write, report."""
+    started = time.perf_counter()
+    rule = _threshold_rule(options)
+    engine = resolve(options.device)
+    group = find_group(options)
+    design = make_design(options, read_design_table(options), group)
+    contrasts = make_contrasts(options, design)
+    with result_folder(options.output_dir) as partial:
+        fitted = glm.fit(read_maps(options, group), design, device=options.device)
+        results = {contrast.name: fitted.contrast(contrast) for contrast in contrasts}
+        summary: dict[str, Any] = {
+            "command": "fit",
+            "versions": versions(),
+            "engine": engine.describe(),
+            "parameters": parameters(options),
+            "data": describe_data(fitted),
+            "design": fitted.design.table.to_dict(orient="list"),
+            "contrasts": [
+                write_contrast(partial, result, rule, options.min_distance)
+                for result in results.values()
+            ],
+            "report": _write_report(partial / "report.html", fitted, results, rule, options),
+        }
+        summary["seconds"] = round(time.perf_counter() - started, 3)
+        write_json(partial / "result.json", summary)
+    _print_summary(summary, options.output_dir)
+
+
+def _threshold_rule(options: argparse.Namespace) -> ThresholdRule:
+    """Return which voxels count; a threshold chosen by hand excludes control of a rate."""
+    if options.threshold is not None and options.height_control not in (None, "none"):
+        raise ValueError(
+            f"--threshold sets the z threshold by hand, --height-control {options.height_control} "
+            "computes it from --alpha; give one of the two"
+        )
+    by_hand = options.threshold is not None or options.height_control == "none"
+    return ThresholdRule(
+        options.alpha,
+        options.threshold,
+        None if by_hand else options.height_control or "fpr",
+        options.cluster_threshold,
+        not options.one_sided,
+        options.connectivity,
+    )
+
+
+def _write_report(
+    path: Path,
+    fitted: Fit,
+    results: dict[str, ContrastMaps],
+    rule: ThresholdRule,
+    options: argparse.Namespace,
+) -> str | None:
+    """Write the report, or say why there is none; return its name."""
+    listed = {name: str(value) for name, value in parameters(options).items()}
+    listed["rows matched by"] = fitted.design.matched_by
+    logger.info("drawing the report")
+    try:
+        page = report.build_report(
+            fitted,
+            results,
+            rule,
+            title=options.title,
+            min_distance=options.min_distance,
+            parameters=listed,
+        )
+    except ImportError as error:
+        logger.warning("no report.html: %s", error)
+        return None
+    page.save_as_html(path)
+    return path.name
+
+
+def _print_summary(summary: dict[str, Any], folder: Path) -> None:
+    """Tell what was found and where it is."""
+    data = summary["data"]
+    print(f"{data['n_subjects']} maps, {data['n_voxels']:,} voxels")
+    for contrast in summary["contrasts"]:
+        name, statistic, peak = contrast["name"], contrast["statistic"], contrast["maximum"]
+        place = ", ".join(f"{x:.1f}" for x in peak["mm"])
+        dimension = f"{contrast['dimension']}, " if statistic == "F" else ""
+        print(
+            f"{name}: maximum {statistic}({dimension}{contrast['df']}) = {peak['value']:.4f} "
+            f"at [{place}] mm"
+        )
+        print(
+            f"  {contrast['description']}: {contrast['n_surviving_voxels']:,} voxels "
+            f"in {contrast['n_clusters']} clusters"
+        )
+    entry = summary["report"] or "result.json"
+    print(f"written to {folder} in {summary['seconds']:.1f} s; start with {folder / entry}")

@@ -1,0 +1,76 @@
+"""Options that commands share, each said once."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_maps(command: Any) -> None:
+    """Add the maps, and where results go."""
+    command.add_argument(
+        "maps",
+        nargs="+",
+        type=Path,
+        metavar="MAPS",
+        help="3D NIfTI files, one 4D file, or a table (.tsv, .csv) with the columns "
+        "subject_label and effects_map_path (relative to the table)",
+    )
+    add_output(command)
+
+
+def add_output(command: Any) -> None:
+    """Add where results go."""
+    command.add_argument(
+        "--output-dir", type=Path, default=Path("gpustats-results"), help="default: %(default)s"
+    )
+
+
+def add_device(command: Any) -> None:
+    """Add what computes."""
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index>")
+
+
+def add_data(group: Any) -> None:
+    """Add what says how maps are read."""
+    group.add_argument("--mask", type=Path, help="voxels to analyse; made from the maps if absent")
+    group.add_argument("--missing", choices=["drop_voxel", "raise"], default="drop_voxel")
+    group.add_argument("--zero-is-missing", action="store_true", help="0 means no data here")
+    group.add_argument("--resample", action="store_true", help="align maps of another grid")
+    group.add_argument("--smoothing-fwhm", type=float, metavar="MM")
+    group.add_argument("--map-name", help="which map_name of a table of maps")
+
+
+def add_model(group: Any) -> None:
+    """Add what says what is tested."""
+    group.add_argument("--design", type=Path, help="table of regressors; one-sample if absent")
+    group.add_argument("--columns", metavar="A,B", help="columns of the table to use")
+    group.add_argument("--intercept", action="store_true", help="add a column of ones")
+    group.add_argument("--id", metavar="COLUMN", help="column with the subjects' labels")
+    group.add_argument(
+        "--contrast",
+        action="append",
+        metavar="EXPRESSION",
+        help='over column names, "patients - controls"; rows of F apart by ";"; may be repeated',
+    )
+    group.add_argument("--stat-type", choices=["t", "F"], help="default: t for one row, else F")
+
+
+def add_survival(group: Any, alpha: float) -> None:
+    """Add what says which voxels count, however their height is controlled."""
+    group.add_argument("--alpha", type=float, default=alpha, help="default: %(default)s")
+    group.add_argument("--cluster-threshold", type=int, default=0, metavar="VOXELS")
+    group.add_argument("--connectivity", type=int, choices=[6, 18, 26], default=6)
+    group.add_argument("--one-sided", action="store_true", help="only positive values count")
+    group.add_argument(
+        "--min-distance", type=distance, default=8.0, metavar="MM", help="of sub-peaks"
+    )
+
+
+def distance(word: str) -> float:
+    """Read a distance in mm, more than 0."""
+    value = float(word)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a distance in mm > 0, got {word}")
+    return value

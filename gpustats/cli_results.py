@@ -1,0 +1,116 @@
+"""What ``gpustats permute`` and ``gpustats merge`` write and print."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from gpustats.outcomes import Inference
+from gpustats.outputs import write_json
+from gpustats.permutation_outputs import write_inference
+from gpustats.shuffles import Shard
+from gpustats.thresholding import ThresholdRule
+
+PART_PREFIX = "inference_"
+"""How files with the results of some of the shuffles begin."""
+
+SCORES = {"cluster_extent": "extent", "cluster_mass": "mass", "tfce": "TFCE"}
+"""What the scores of a statistic are called; those of voxels are t or F."""
+
+
+def survival_rule(chosen: Mapping[str, Any]) -> ThresholdRule:
+    """Return which voxels count, given the options by name: those with a small corrected p."""
+    return ThresholdRule(
+        chosen["alpha"],
+        None,
+        None,
+        chosen["cluster_threshold"],
+        not chosen["one_sided"],
+        chosen["connectivity"],
+    )
+
+
+def file_of(part: range | Shard | None) -> str:
+    """Return the name of the file with a part, or the whole, of a test."""
+    if part is None:
+        return "inference.npz"
+    if isinstance(part, Shard):
+        digits = len(str(part.n_shards))
+        return f"{PART_PREFIX}shard-{part.number:0{digits}d}of{part.n_shards}.npz"
+    return f"{PART_PREFIX}shuffles-{part.start}to{part.stop}.npz"
+
+
+def with_run(inference: Inference, run: Mapping[str, Any]) -> Inference:
+    """Return the result with what the command line knows of it, which goes into its file."""
+    return replace(inference, settings={**inference.settings, "run": run})
+
+
+def seconds_since(started: float) -> float:
+    """Return the seconds since a time of the performance counter."""
+    return round(time.perf_counter() - started, 3)
+
+
+def write_results(
+    folder: Path, inference: Inference, rule: ThresholdRule, started: float
+) -> dict[str, Any]:
+    """Write maps, tables and the JSON; return what is in it."""
+    test = dict(inference.settings)
+    run = test.pop("run")
+    summary = {
+        **run,
+        "test": test,
+        "fingerprint": dict(inference.fingerprint),
+        "p_outside_mask": 1,
+        "contrasts": write_inference(folder, inference, rule, run["parameters"]["min_distance"]),
+        "seconds": seconds_since(started),
+    }
+    write_json(folder / "result.json", summary)
+    return summary
+
+
+def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
+    """Tell what was found and where it is."""
+    data = summary["data"]
+    print(f"{data['n_subjects']} maps, {data['n_voxels']:,} voxels")
+    for contrast in summary["contrasts"]:
+        print(f"{contrast['name']}: {contrast['shuffles']['description']}")
+        for found in contrast["statistics"]:
+            print(f"  {_sentence(found, contrast)}")
+        kept = contrast["thresholded"]
+        print(
+            f"  {kept['description']}: {kept['n_surviving_voxels']:,} voxels "
+            f"in {kept['n_clusters']} clusters"
+        )
+    entry = folder / "result.json"
+    print(f"written to {folder} in {summary['seconds']:.1f} s; start with {entry}")
+
+
+def _sentence(found: Mapping[str, Any], contrast: Mapping[str, Any]) -> str:
+    """Say in a line what a statistic found."""
+    score = SCORES.get(found["statistic"], contrast["statistic"])
+    if contrast["two_sided"]:
+        score = f"|{score}|"
+    alpha = f"{contrast['alpha']:g}"
+    height = found["fwe_thresholds"][alpha]
+    # what is written is the next number above the largest score that is too small
+    reach = "out of reach" if height is None else f"{score} > {height:.6g}"
+    smallest = found["smallest_p_corrected"]
+    place = ", ".join(f"{x:.1f}" for x in smallest["mm"])
+    return (
+        f"{found['statistic']}: corrected p <= {alpha}: {reach}; "
+        f"smallest p = {smallest['value']:.6g} at [{place}] mm; "
+        f"{found['n_surviving_voxels']:,} voxels survive"
+    )
+
+
+def print_part(inference: Inference, path: Path) -> None:
+    """Tell which shuffles were computed and where they are."""
+    computed = {one.contrast.name: (one.indices, one.n_shuffles) for one in inference.outcomes}
+    for name, (indices, n_shuffles) in computed.items():
+        last = indices.stop - 1
+        print(f"{name}: shuffles {indices.start:,} to {last:,} of {n_shuffles:,}, counted from 0")
+    seconds = inference.settings["run"]["seconds"]
+    print(f"written to {path} in {seconds:.1f} s; gpustats merge puts all parts together")

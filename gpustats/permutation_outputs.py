@@ -1,0 +1,160 @@
+"""What a permutation test leaves behind: scores, p maps and null maxima, beside a fit's maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gpustats import images
+from gpustats.glm import ContrastMaps
+from gpustats.outcomes import Inference, Outcome
+from gpustats.outputs import (
+    Pictures,
+    contrast_images,
+    contrast_summary,
+    extreme,
+    save_images,
+    write_clusters,
+)
+from gpustats.spaces import Grid
+from gpustats.tables import clusters_at
+from gpustats.thresholding import ThresholdRule
+
+USUAL_ALPHA = 0.05
+"""The error rate whose threshold is written down whatever was asked for."""
+
+NOT_ZERO = float(np.nextafter(0, 1))
+"""The height that keeps all of a map but its zeros."""
+
+
+def write_inference(
+    folder: Path, inference: Inference, rule: ThresholdRule, min_distance: float
+) -> list[dict[str, Any]]:
+    """Write the maps and tables of a permutation test.
+
+    Parameters
+    ----------
+    folder
+        Where to; it exists.
+    inference
+        The result, of all shuffles.
+    rule
+        ``alpha``: voxels count whose p of the first statistic, corrected over voxels, is at most
+        that; and which of their clusters do. Its heights are not used.
+    min_distance
+        Least distance of sub-peaks in mm.
+
+    Returns
+    -------
+    list of dict
+        What happened, for the JSON, contrast by contrast.
+
+    Raises
+    ------
+    ValueError
+        If shuffles are missing.
+    """
+    return [
+        _write_contrast(folder, inference, maps, rule, min_distance)
+        for maps in inference.maps.values()
+    ]
+
+
+def _write_contrast(
+    folder: Path,
+    inference: Inference,
+    maps: ContrastMaps,
+    rule: ThresholdRule,
+    min_distance: float,
+) -> dict[str, Any]:
+    """Write what was found of one contrast, and describe it."""
+    rule = rule.for_statistic(maps.contrast.statistic)
+    name, grid = maps.contrast.name, inference.grid
+    outcomes = [outcome for outcome in inference.outcomes if outcome.contrast.name == name]
+    corrected = [outcome.p_corrected for outcome in outcomes]
+    z = np.where(corrected[0] <= rule.alpha, maps.z, 0.0)
+    thresholded, clusters = clusters_at(NOT_ZERO, z, grid, rule, min_distance)
+    pictures = contrast_images(maps, thresholded, clusters)
+    tables = [write_clusters(folder, maps, clusters)]
+    for outcome, p in zip(outcomes, corrected, strict=True):
+        pictures |= _images(outcome, p, grid)
+        tables.append(_write_null_maxima(folder, outcome))
+    save_images(folder, pictures)
+    return {
+        **contrast_summary(maps),
+        "shuffles": {
+            "description": inference.settings["shuffles"][name],
+            "n_shuffles": outcomes[0].n_shuffles,
+            "n_distinct": inference.settings["n_distinct"][name],
+            "minimum_p": outcomes[0].minimum_p,
+        },
+        "alpha": rule.alpha,
+        "two_sided": rule.two_sided,
+        "statistics": [
+            _summary(outcome, p, grid, rule) for outcome, p in zip(outcomes, corrected, strict=True)
+        ],
+        "thresholded": {
+            "description": f"{outcomes[0].statistic}: corrected p <= {rule.alpha:g}",
+            "cluster_threshold": rule.cluster_threshold,
+            "connectivity": rule.connectivity,
+            "min_distance_mm": min_distance,
+            "n_surviving_voxels": int(np.count_nonzero(thresholded)),
+            "n_clusters": clusters.n_clusters,
+        },
+        "files": [*sorted(pictures), *sorted(tables)],
+    }
+
+
+def _images(outcome: Outcome, p_corrected: NDArray[np.float64], grid: Grid) -> Pictures:
+    """Return the images of a statistic's scores and p by file; p is 1 outside the mask."""
+    prefix = f"contrast-{outcome.contrast.label}"
+    label = _file_label(outcome)
+    p_maps = {"fwe": p_corrected}
+    if outcome.counts is not None:
+        p_maps["unc"] = outcome.p_uncorrected
+    # k / P to the last digit, so that p <= alpha means the same in the file
+    pictures: Pictures = {
+        f"{prefix}_stat-p_desc-{label}{kind}_statmap.nii.gz": (
+            images.to_image(grid.unmask(p, fill=1.0), grid.affine, outcome.contrast.name),
+            np.float64,
+        )
+        for kind, p in p_maps.items()
+    }
+    if outcome.statistic != "voxelwise":
+        score = images.unmask(outcome.observed, grid, outcome.contrast.name)
+        pictures[f"{prefix}_stat-{label}_statmap.nii.gz"] = (score, np.float32)
+    return pictures
+
+
+def _write_null_maxima(folder: Path, outcome: Outcome) -> str:
+    """Write the largest score of every shuffle as a table; return the name of the file."""
+    name = f"contrast-{outcome.contrast.label}_desc-{_file_label(outcome)}_nullmax.tsv"
+    table = pd.DataFrame({"index": outcome.indices, "maximum": outcome.null_maxima})
+    table.to_csv(folder / name, sep="\t", index=False)
+    return name
+
+
+def _file_label(outcome: Outcome) -> str:
+    """Return a statistic's name as a BIDS label: letters only."""
+    return outcome.statistic.replace("_", "")
+
+
+def _summary(
+    outcome: Outcome, p_corrected: NDArray[np.float64], grid: Grid, rule: ThresholdRule
+) -> dict[str, Any]:
+    """Describe what a statistic found."""
+    size = np.abs(outcome.observed) if rule.two_sided else outcome.observed
+    peak = int(np.lexsort((-size, p_corrected))[0])
+    return {
+        "statistic": outcome.statistic,
+        "fwe_thresholds": {
+            f"{alpha:g}": outcome.threshold(alpha) for alpha in sorted({USUAL_ALPHA, rule.alpha})
+        },
+        "smallest_p_corrected": extreme(p_corrected, peak, grid),
+        "score_there": float(outcome.observed[peak]),
+        "n_surviving_voxels": int(np.count_nonzero(p_corrected <= rule.alpha)),
+    }
