@@ -147,7 +147,7 @@ def _summary(
     outcome: Outcome, p_corrected: NDArray[np.float64], grid: Grid, rule: ThresholdRule
 ) -> dict[str, Any]:
     """Describe what a statistic found."""
-    size = np.abs(outcome.observed) if rule.two_sided else outcome.observed
+    size = np.abs(outcome.observed) if outcome.two_sided else outcome.observed
     peak = int(np.lexsort((-size, p_corrected))[0])
     return {
         "statistic": outcome.statistic,

@@ -52,7 +52,8 @@ def assert_equal_to_the_bit(one, other):
     assert list(one.maps) == list(other.maps)
     pairs = [*zip(one.outcomes, other.outcomes, strict=True)]
     for a, b in pairs:
-        assert (a.statistic, a.indices, a.n_shuffles) == (b.statistic, b.indices, b.n_shuffles)
+        for name in ("statistic", "indices", "n_shuffles", "two_sided"):
+            assert getattr(a, name) == getattr(b, name)
         assert [bits(getattr(a, name)) for name in OUTCOME] == [
             bits(getattr(b, name)) for name in OUTCOME
         ]
