@@ -1,5 +1,6 @@
 """Group statistics of brain maps at the speed of the hardware."""
 
+from gpustats.archives import load_inference, save_inference
 from gpustats.contrasts import Contrast, DesignError
 from gpustats.design import Design
 from gpustats.engines import DeviceError
@@ -38,6 +39,7 @@ __all__ = [
     "compat",
     "fit",
     "get_clusters_table",
+    "load_inference",
     "load_maps",
     "make_glm_report",
     "make_second_level_design_matrix",
@@ -45,6 +47,7 @@ __all__ = [
     "merge",
     "non_parametric_inference",
     "permutation_test",
+    "save_inference",
     "threshold_stats_img",
     "view_img",
 ]
