@@ -23,11 +23,8 @@ EVERYTHING = (
 NAMES = ("voxelwise", "cluster_extent", "cluster_mass", "tfce")
 
 
-def test_maps(maps, *arguments, **options):
+def run_test(maps, *arguments, **options):
     return permutation_test(maps, *arguments, device="cpu", **options)
-
-
-test_maps.__test__ = False
 
 
 def two_groups(rng, n=9):
@@ -58,7 +55,7 @@ def test_all_sign_flips_equal_enumeration(rng, two_sided, whole_numbers):
             for signs in product([1, -1], repeat=7)
         ]
     )
-    result = test_maps(maps, n_permutations=128, two_sided=two_sided)["voxelwise"]
+    result = run_test(maps, n_permutations=128, two_sided=two_sided)["voxelwise"]
     corrected, uncorrected = exact_p(statistics, two_sided)
     assert np.array_equal(result.p_corrected, corrected)
     assert np.array_equal(result.p_uncorrected, uncorrected)
@@ -81,7 +78,7 @@ def freedman_lane(values, table, weights, permutation, signs):
 def test_exhaustive_permutations_equal_enumeration(rng, weights):
     maps = make_maps(rng, n_subjects=6, shape=(6, 7, 5))
     table = two_groups(rng, 6).round(1)
-    result = test_maps(maps, Design(table), weights, n_permutations=720)["voxelwise"]
+    result = run_test(maps, Design(table), weights, n_permutations=720)["voxelwise"]
     assert result.n_shuffles == 720
     shuffles = Shuffles(6, "ee", 720, table.to_numpy()).draw(range(720))
     statistics = np.array(
@@ -95,7 +92,7 @@ def test_exhaustive_permutations_equal_enumeration(rng, weights):
 def test_two_groups_without_covariates_are_all_their_splits(rng):
     maps = make_maps(rng, n_subjects=7)
     table = two_groups(rng, 7)[["g", "h"]]
-    result = test_maps(maps, Design(table), "g - h", n_permutations=1000)["voxelwise"]
+    result = run_test(maps, Design(table), "g - h", n_permutations=1000)["voxelwise"]
     assert result.n_shuffles == 35
     statistics = []
     y = maps.values.astype(float)
@@ -114,7 +111,7 @@ def test_blocks_are_respected(rng):
     maps = make_maps(rng, n_subjects=8)
     table = pd.DataFrame((pairs[:, None] == np.arange(4)) * 1.0, columns=list("abcd"))
     table.insert(0, "condition", np.tile([1.0, 0.0], 4))
-    result = test_maps(maps, Design(table), "condition", blocks=pairs, n_permutations=100)[
+    result = run_test(maps, Design(table), "condition", blocks=pairs, n_permutations=100)[
         "voxelwise"
     ]
     assert result.n_shuffles == 16
@@ -137,7 +134,7 @@ def test_null_maxima_equal_explicit_refits(rng, scheme, errors):
     n = 11
     maps = make_maps(rng, n_subjects=n, mean=0)
     table = two_groups(rng, n)
-    result = test_maps(
+    result = run_test(
         maps, Design(table), "g - h", scheme=scheme, errors=errors, n_permutations=300
     )["voxelwise"]
     permutations, signs = Shuffles(n, errors, 300, table.to_numpy()).draw(range(300))
@@ -159,7 +156,7 @@ def test_null_maxima_equal_explicit_refits(rng, scheme, errors):
 
 def test_the_reported_map_is_that_of_fit_and_close_to_what_is_compared(rng):
     maps = make_maps(rng)
-    result = test_maps(maps, n_permutations=50)["voxelwise"]
+    result = run_test(maps, n_permutations=50)["voxelwise"]
     expected = least_squares(maps.values, np.ones((12, 1)), [1])[2]
     np.testing.assert_allclose(result.observed, expected, rtol=1e-6)
     assert result.null_maxima[0] == pytest.approx(np.abs(expected).max(), rel=1e-5)
@@ -182,7 +179,7 @@ def covariate(rng):
     maps = make_maps(rng, n_subjects=10)
     design = Design(pd.DataFrame({"x": rng.normal(size=10), "one": 1.0}))
     options = {"statistics": EVERYTHING, "n_permutations": 420, "uncorrected": True}
-    return lambda **more: test_maps(maps, design, "x", **options, **more)
+    return lambda **more: run_test(maps, design, "x", **options, **more)
 
 
 def test_ranges_merge_to_the_whole_in_any_order(covariate):
@@ -229,7 +226,7 @@ def test_data_times_minus_one_swaps_the_tails_exactly(rng, name):
     maps = make_maps(rng, n_subjects=9)
     negated = Maps(np.asfortranarray(-maps.values), maps.grid)
     options = {"statistics": EVERYTHING, "n_permutations": 300, "uncorrected": True}
-    one, other = (test_maps(m, **options)[name] for m in (maps, negated))
+    one, other = (run_test(m, **options)[name] for m in (maps, negated))
     assert np.array_equal(one.observed, -other.observed)
     assert np.array_equal(one.p_corrected, other.p_corrected)
     assert np.array_equal(one.p_uncorrected, other.p_uncorrected)
@@ -247,15 +244,15 @@ def test_two_sided_maxima_are_the_larger_of_both_tails(rng, name):
         Tfce(),
     )
     options = {"statistics": statistics, "n_permutations": 100}
-    both = test_maps(maps, **options)[name]
-    up, down = (test_maps(m, two_sided=False, **options)[name] for m in (maps, negated))
+    both = run_test(maps, **options)[name]
+    up, down = (run_test(m, two_sided=False, **options)[name] for m in (maps, negated))
     assert np.array_equal(both.null_maxima, np.maximum(up.null_maxima, down.null_maxima))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_p_follows_from_the_scores_of_every_shuffle(rng, name):
     maps = make_maps(rng, n_subjects=6, mean=0.3)
-    result = test_maps(maps, statistics=EVERYTHING, n_permutations=64, uncorrected=True)[name]
+    result = run_test(maps, statistics=EVERYTHING, n_permutations=64, uncorrected=True)[name]
     assert result.n_shuffles == 64
     assert result.null_maxima.max() >= result.null_maxima[0]
     p = result.p_corrected
@@ -271,18 +268,16 @@ def test_spatial_statistics_of_f_run_on_its_z(rng):
     maps = make_maps(rng, n_subjects=12)
     table = pd.DataFrame(np.eye(3)[np.arange(12) % 3], columns=list("abc"))
     statistics = (Voxelwise(), Tfce(), ClusterExtent(connectivity=6, threshold_z=1.0))
-    result = test_maps(
-        maps, Design(table), "a - b; b - c", statistics=statistics, n_permutations=99
-    )
+    result = run_test(maps, Design(table), "a - b; b - c", statistics=statistics, n_permutations=99)
     *_, f, _ = least_squares(maps.values, table, [[1, -1, 0], [0, 1, -1]])
     np.testing.assert_allclose(result["voxelwise"].observed, f, rtol=1e-6)
     assert result["voxelwise"].null_maxima[0] == pytest.approx(f.max(), rel=1e-5)
     assert (result["tfce"].observed >= 0).all()
     assert result["cluster_extent"].observed.max() >= 1
     with pytest.raises(ValueError, match="F contrast, which has one tail"):
-        test_maps(maps, Design(table), "a - b; b - c", two_sided=True, n_permutations=99)
+        run_test(maps, Design(table), "a - b; b - c", two_sided=True, n_permutations=99)
     with pytest.raises(ValueError, match="clusters of F are formed on its z; give threshold_z"):
-        test_maps(
+        run_test(
             maps,
             Design(table),
             "a - b; b - c",
@@ -293,8 +288,8 @@ def test_spatial_statistics_of_f_run_on_its_z(rng):
 def test_several_contrasts_and_correction_over_them(rng):
     maps = make_maps(rng, n_subjects=12)
     design = Design(pd.DataFrame({"x": rng.normal(size=12), "y": rng.normal(size=12), "one": 1.0}))
-    result = test_maps(maps, design, {"x": "x", "y": "y"}, n_permutations=200)
-    alone = test_maps(maps, design, "y", n_permutations=200)
+    result = run_test(maps, design, {"x": "x", "y": "y"}, n_permutations=200)
+    alone = run_test(maps, design, "y", n_permutations=200)
     assert np.array_equal(result["y", "voxelwise"].p_corrected, alone["voxelwise"].p_corrected)
     joint = result.p_corrected_over_contrasts("voxelwise")
     assert set(joint) == {"x", "y"}
@@ -305,7 +300,7 @@ def test_several_contrasts_and_correction_over_them(rng):
 
 
 def test_thresholds_have_the_asked_p(rng):
-    result = test_maps(make_maps(rng), n_permutations=200)["voxelwise"]
+    result = run_test(make_maps(rng), n_permutations=200)["voxelwise"]
     height = result.threshold(0.05)
     assert (result.null_maxima >= height).mean() <= 0.05
     assert result.threshold(0.001) is None
@@ -314,7 +309,7 @@ def test_thresholds_have_the_asked_p(rng):
 def test_a_fitted_tail_goes_below_what_counting_can(rng):
     maps = make_maps(rng, n_subjects=24, mean=0)
     maps.values[:10] += 2.5
-    result = test_maps(maps, statistics=[Voxelwise(), Tfce()], n_permutations=2000)
+    result = run_test(maps, statistics=[Voxelwise(), Tfce()], n_permutations=2000)
     for name in ("voxelwise", "tfce"):
         p, fitted, tail = result[name].tail("gpd")
         assert tail.reason == ""
@@ -329,10 +324,10 @@ def test_a_fitted_tail_goes_below_what_counting_can(rng):
 def test_errors_are_chosen_by_what_is_tested(rng, log):
     maps = make_maps(rng, n_subjects=12)
     design = Design(pd.DataFrame({"x": rng.normal(size=12), "one": 1.0}))
-    test_maps(maps, design, {"mean": "one", "slope": "x"}, n_permutations=50)
+    run_test(maps, design, {"mean": "one", "slope": "x"}, n_permutations=50)
     assert "mean: sign flips of 12 subjects: 50 of 4,096 distinct" in log.text
     assert "slope: permutations of 12 subjects" in log.text
-    test_maps(maps, design, "x", errors="ise", n_permutations=50)
+    run_test(maps, design, "x", errors="ise", n_permutations=50)
     assert "x: sign flips of 12 subjects" in log.text
 
 
@@ -355,12 +350,12 @@ def test_wrong_options(rng, options, error, message):
     design = Design(pd.DataFrame({"x": rng.normal(size=12), "one": 1.0}))
     settings = {"contrast": "x", "n_permutations": 50, **options}
     with pytest.raises(error, match=message):
-        test_maps(maps, design, **settings)
+        run_test(maps, design, **settings)
 
 
 def test_uncorrected_p_of_spatial_statistics_is_there_on_request(rng):
     maps = make_maps(rng, n_subjects=9)
-    result = test_maps(maps, statistics=[Tfce(), Voxelwise()], n_permutations=60)
+    result = run_test(maps, statistics=[Tfce(), Voxelwise()], n_permutations=60)
     assert result["voxelwise"].p_uncorrected.shape == (maps.n_voxels,)
     with pytest.raises(ValueError, match="tfce was not counted at every voxel; run the test with"):
         _ = result["tfce"].p_uncorrected
