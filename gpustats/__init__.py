@@ -10,6 +10,7 @@ from gpustats.inference import permutation_test
 from gpustats.maps import Maps, load_maps
 from gpustats.nonparametric import non_parametric_inference
 from gpustats.outcomes import Inference, merge
+from gpustats.permutation_outputs import save_maps
 from gpustats.presets import compat
 from gpustats.report import Report, make_glm_report, view_img
 from gpustats.second_level import SecondLevelModel, make_second_level_design_matrix
@@ -48,6 +49,7 @@ __all__ = [
     "non_parametric_inference",
     "permutation_test",
     "save_inference",
+    "save_maps",
     "threshold_stats_img",
     "view_img",
 ]

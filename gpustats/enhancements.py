@@ -235,6 +235,9 @@ class Tfce:
     levels
         How many heights to sum up to the largest value that was observed, the same for every
         shuffle: FSL's way with 100. Instead of ``step``.
+    own_levels
+        Whether the levels of every shuffle reach up to its own largest value: nilearn's way. Its
+        scores are then in units of their own, which costs power.
 
     References
     ----------
@@ -246,9 +249,12 @@ class Tfce:
     connectivity: int = 6
     step: float | None = None
     levels: int | None = None
+    own_levels: bool = False
 
     def __post_init__(self) -> None:
         check_connectivity(self.connectivity)
+        if self.own_levels and self.levels is None:
+            raise ValueError("own_levels needs the number of levels")
         if self.step is not None and self.levels is not None:
             raise ValueError("give step or levels to TFCE, not both")
         if self.levels is not None and not self.levels >= 1:
@@ -269,6 +275,8 @@ class Tfce:
         step = self.step or 0.0
         if self.levels is not None and kind.peak > 0:
             step = kind.peak / self.levels
+        if self.own_levels and self.levels is not None:
+            return _OwnLevels(engine, grid, self, self.levels, kind.two_sided)
         return _Enhanced(engine, grid, self, step)
 
 
@@ -291,3 +299,34 @@ class _Enhanced:
     def limits(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the scores, but for their last digits."""
         return scores * (1 - RELATIVE_TIE)
+
+
+class _OwnLevels:
+    """Score voxels by TFCE summed over levels that reach up to each map's own largest value."""
+
+    def __init__(
+        self, engine: Engine, grid: Grid, options: Tfce, levels: int, two_sided: bool
+    ) -> None:
+        self.options = options
+        self.levels = levels
+        self.two_sided = two_sided
+        self.plain = _Enhanced(engine, grid, options, 1.0)
+
+    def peaks(self, maps: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the largest TFCE score of each map."""
+        return np.concatenate([self._for(one).peaks(one[np.newaxis]) for one in maps])
+
+    def scores(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the TFCE score of every voxel."""
+        return self._for(values).scores(values)
+
+    def limits(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the scores, but for their last digits."""
+        return self.plain.limits(scores)
+
+    def _for(self, values: NDArray[np.float32]) -> _Enhanced:
+        """Return what enhances one map, with the distance of its levels."""
+        peak = float(np.abs(values).max() if self.two_sided else values.max())
+        extent, height, _ = self.plain.exponents
+        self.plain.exponents = extent, height, peak / self.levels if peak > 0 else 1.0
+        return self.plain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gpustats import images
+from gpustats.environment import versions
 from gpustats.glm import ContrastMaps
 from gpustats.outcomes import Inference, Outcome
 from gpustats.outputs import (
@@ -17,8 +19,10 @@ from gpustats.outputs import (
     contrast_images,
     contrast_summary,
     extreme,
+    result_folder,
     save_images,
     write_clusters,
+    write_json,
 )
 from gpustats.spaces import Grid
 from gpustats.tables import clusters_at
@@ -62,6 +66,49 @@ def write_inference(
         _write_contrast(folder, inference, maps, rule, min_distance)
         for maps in inference.maps.values()
     ]
+
+
+def save_maps(
+    inference: Inference,
+    folder: str | os.PathLike[str],
+    *,
+    alpha: float = USUAL_ALPHA,
+    cluster_threshold: int = 0,
+    connectivity: int = 6,
+    min_distance: float = 8.0,
+) -> None:
+    """Write a permutation test as NIfTI maps, tables and a JSON, whole or not at all.
+
+    Parameters
+    ----------
+    inference
+        The result of `permutation_test` or `merge`, of all shuffles.
+    folder
+        Where to; made if absent, files of the same names are replaced.
+    alpha
+        Voxels count whose p of the first statistic, corrected over voxels, is at most that.
+    cluster_threshold, connectivity, min_distance
+        Least number of voxels of a cluster, which voxels touch, and least distance of sub-peaks
+        in mm.
+
+    Raises
+    ------
+    ValueError
+        If shuffles are missing, or a number is not in its unit.
+    OSError
+        If the folder cannot be written to.
+    """
+    two_sided = any(outcome.two_sided for outcome in inference.outcomes)
+    rule = ThresholdRule(alpha, None, None, cluster_threshold, two_sided, connectivity)
+    with result_folder(Path(folder)) as partial:
+        summary = {
+            "versions": versions(),
+            "test": dict(inference.settings),
+            "fingerprint": dict(inference.fingerprint),
+            "p_outside_mask": 1,
+            "contrasts": write_inference(partial, inference, rule, min_distance),
+        }
+        write_json(partial / "result.json", summary)
 
 
 def _write_contrast(

@@ -19,15 +19,17 @@ class Conventions(NamedTuple):
     threshold: str
     """Unit of the cluster-forming threshold."""
     tfce_levels: int | None
-    """Heights that TFCE sums up to the observed maximum; None integrates exactly."""
+    """Heights that TFCE sums up to a maximum; None integrates exactly."""
+    own_levels: bool
+    """Whether that is the maximum of every shuffle rather than the observed one."""
 
 
 CONVENTIONS = {
-    "fsl": Conventions(26, 6, "full", "threshold_t", 100),
-    "palm": Conventions(26, 6, "full", "threshold_z", 100),
-    "nilearn": Conventions(6, 6, "above", "threshold_p", 100),
-    "snpm": Conventions(18, 18, "above", "threshold_t", None),
-    "mrtrix": Conventions(6, 6, "full", "threshold_t", None),
+    "fsl": Conventions(26, 6, "full", "threshold_t", 100, False),
+    "palm": Conventions(26, 6, "full", "threshold_z", 100, False),
+    "nilearn": Conventions(6, 6, "above", "threshold_p", 100, True),
+    "snpm": Conventions(18, 18, "above", "threshold_t", None, False),
+    "mrtrix": Conventions(6, 6, "full", "threshold_t", None, False),
 }
 """Defaults of FSL's randomise, PALM, nilearn, SnPM and MRtrix3."""
 
@@ -57,9 +59,9 @@ def compat(package: str, cluster_forming_threshold: float | None = None) -> tupl
     -----
     p-values follow this package's own rule whatever the conventions: rearrangements that are at
     least as extreme, the observed one included, over all. FSL and nilearn leave the distance of
-    the heights out of the TFCE sum; as it is the same for all rearrangements here, p does not
-    depend on it. nilearn and PALM take new heights for every rearrangement, which makes scores
-    of different ones differ in scale or discretisation; here all share those of the observed map.
+    the heights out of the TFCE sum. nilearn takes new heights for every rearrangement, so that
+    its scores differ in scale between them; so do PALM's, which multiplies by the distance: its
+    scores here have the heights of the observed map.
 
     Examples
     --------
@@ -69,7 +71,11 @@ def compat(package: str, cluster_forming_threshold: float | None = None) -> tupl
     if package not in CONVENTIONS:
         raise ValueError(f"package must be one of {', '.join(CONVENTIONS)}, got {package!r}")
     rules = CONVENTIONS[package]
-    tfce = Tfce(connectivity=rules.tfce_connectivity, levels=rules.tfce_levels)
+    tfce = Tfce(
+        connectivity=rules.tfce_connectivity,
+        levels=rules.tfce_levels,
+        own_levels=rules.own_levels,
+    )
     if cluster_forming_threshold is None:
         return Voxelwise(), tfce
     forming: dict[str, Any] = {

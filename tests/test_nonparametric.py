@@ -1,10 +1,14 @@
+import json
 import warnings
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 from nilearn.glm.second_level import non_parametric_inference as nilearn_inference
+from nilearn.mass_univariate._utils import calculate_tfce
 from oracles import least_squares
+from scipy import ndimage
 from simulate import make_maps, volumes_of
 
 from gpustats import (
@@ -15,6 +19,7 @@ from gpustats import (
     map_threshold,
     non_parametric_inference,
     permutation_test,
+    save_maps,
 )
 from gpustats.presets import CONVENTIONS, compat
 
@@ -143,6 +148,34 @@ def test_presets_run(group, package, threshold):
     assert extent.connectivity == CONVENTIONS[package].cluster_connectivity
 
 
+@pytest.mark.parametrize("two_sided", [True, False])
+def test_own_levels_are_nilearns_scores(group, two_sided):
+    result = permutation_test(
+        group,
+        statistics=[Voxelwise(), compat("nilearn")[1]],
+        n_permutations=20,
+        two_sided=two_sided,
+        device="cpu",
+    )
+    t = group.grid.unmask(result["voxelwise"].observed)
+    structure = ndimage.generate_binary_structure(3, 1)
+    theirs = calculate_tfce(t[..., np.newaxis], structure, two_sided_test=two_sided)
+    expected = theirs[..., 0][group.grid.mask]
+    np.testing.assert_allclose(result["tfce"].observed, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_maps_and_json_are_written_from_python(group, tmp_path):
+    result = permutation_test(
+        group, statistics=[Tfce(), Voxelwise()], n_permutations=200, device="cpu"
+    )
+    save_maps(result, tmp_path / "out")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert "contrast-intercept_stat-p_desc-tfcefwe_statmap.nii.gz" in names
+    p = nib.load(tmp_path / "out" / "contrast-intercept_stat-p_desc-tfcefwe_statmap.nii.gz")
+    assert np.array_equal(values(p, group), result["tfce"].p_corrected)
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["test"]["seed"] == 0
+
+
 def test_levels_approximate_the_integral(group):
     statistics = [Tfce(), Tfce(levels=1000)]
     exact, summed = (
@@ -165,6 +198,7 @@ def test_levels_approximate_the_integral(group):
         (lambda: ClusterExtent(connectivity=8, threshold_t=2), "connectivity must be 6, 18 or 26"),
         (lambda: Tfce(step=0.1, levels=100), "give step or levels to TFCE, not both"),
         (lambda: Tfce(step=0), "step must be a height > 0"),
+        (lambda: Tfce(own_levels=True), "own_levels needs the number of levels"),
         (lambda: Tfce(levels=0), "levels must be a number of heights"),
         (lambda: Tfce(extent=-1), "extent must be an exponent >= 0"),
         (lambda: compat("spm"), "package must be one of fsl, palm, nilearn"),
