@@ -4,9 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from gpustats import cli
 from gpustats.engines import resolve
+
+# the same examples in every run, and no verdict on the speed of a busy machine
+settings.register_profile("gpustats", deadline=None, derandomize=True)
+settings.load_profile("gpustats")
 
 DATA_VARIABLE = "GPUSTATS_TEST_DATA"
 
