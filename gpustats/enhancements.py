@@ -7,7 +7,7 @@ test looks at both sides apart where it is two-sided.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -16,7 +16,7 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import t as student
 
 from gpustats.engines import Engine
-from gpustats.spaces import Grid, check_connectivity
+from gpustats.spaces import Grid, Lattice, check_connectivity
 
 MASS_UNIT = 2.0**-24
 """What 1 stands for in a cluster mass in fixed point."""
@@ -275,42 +275,42 @@ class Tfce:
         step = self.step or 0.0
         if self.levels is not None and kind.peak > 0:
             step = kind.peak / self.levels
+        lattice = grid.lattice(self.connectivity)
+        enhanced = _Enhanced(engine, lattice, (self.extent, self.height), step)
         if self.own_levels and self.levels is not None:
-            return _OwnLevels(engine, grid, self, self.levels, kind.two_sided)
-        return _Enhanced(engine, grid, self, step)
+            return _OwnLevels(enhanced, self.levels, kind.two_sided)
+        return enhanced
 
 
+@dataclass(frozen=True, eq=False)
 class _Enhanced:
     """Score voxels by TFCE."""
 
-    def __init__(self, engine: Engine, grid: Grid, options: Tfce, step: float) -> None:
-        self.engine = engine
-        self.lattice = grid.lattice(options.connectivity)
-        self.exponents = (options.extent, options.height, step)
+    engine: Engine
+    lattice: Lattice
+    exponents: tuple[float, float]
+    step: float
 
     def peaks(self, maps: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the largest TFCE score of each map."""
-        return self.engine.tfce_peaks(maps, self.lattice, *self.exponents)
+        return self.engine.tfce_peaks(maps, self.lattice, *self.exponents, self.step)
 
     def scores(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the TFCE score of every voxel."""
-        return self.engine.tfce_scores(values, self.lattice, *self.exponents)
+        return self.engine.tfce_scores(values, self.lattice, *self.exponents, self.step)
 
     def limits(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the scores, but for their last digits."""
         return scores * (1 - RELATIVE_TIE)
 
 
+@dataclass(frozen=True, eq=False)
 class _OwnLevels:
     """Score voxels by TFCE summed over levels that reach up to each map's own largest value."""
 
-    def __init__(
-        self, engine: Engine, grid: Grid, options: Tfce, levels: int, two_sided: bool
-    ) -> None:
-        self.options = options
-        self.levels = levels
-        self.two_sided = two_sided
-        self.plain = _Enhanced(engine, grid, options, 1.0)
+    enhanced: _Enhanced
+    levels: int
+    two_sided: bool
 
     def peaks(self, maps: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the largest TFCE score of each map."""
@@ -322,11 +322,9 @@ class _OwnLevels:
 
     def limits(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the scores, but for their last digits."""
-        return self.plain.limits(scores)
+        return self.enhanced.limits(scores)
 
     def _for(self, values: NDArray[np.float32]) -> _Enhanced:
         """Return what enhances one map, with the distance of its levels."""
         peak = float(np.abs(values).max() if self.two_sided else values.max())
-        extent, height, _ = self.plain.exponents
-        self.plain.exponents = extent, height, peak / self.levels if peak > 0 else 1.0
-        return self.plain
+        return replace(self.enhanced, step=max(peak, 0.0) / self.levels or 1.0)

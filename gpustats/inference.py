@@ -7,7 +7,7 @@ integer counts, which merge into what one run over all of them would have given.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,24 @@ from gpustats import fingerprints
 from gpustats.contrasts import Contrast
 from gpustats.design import Design
 from gpustats.engines import SHUFFLE_TILE, Engine, Exceedances, Form
-from gpustats.enhancements import Enhancer, MapKind, Statistic, Voxelwise
+from gpustats.enhancements import (
+    Enhancer,
+    MapKind,
+    Statistic,
+    Voxelwise,
+)
 from gpustats.exchangeability import BlockExchange
 from gpustats.glm import ContrastMaps, Fit, fit
 from gpustats.maps import Maps
 from gpustats.outcomes import Inference, Outcome
 from gpustats.partition import Partition, Projection, Scheme, partition, projection
+from gpustats.planning import (
+    check_options,
+    chosen_errors,
+    counts_both_tails,
+    named_contrasts,
+    shuffle_range,
+)
 from gpustats.progress import counted
 from gpustats.shuffles import Shard, Shuffles
 
@@ -119,13 +131,14 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     .. [3] Phipson & Smyth (2010), Stat. Appl. Genet. Mol. Biol. 9, 39.
     """
     fitted = fit(maps, design, device=device)
-    contrasts = _contrasts(fitted.design, contrast)
+    contrasts = named_contrasts(fitted.design, contrast)
+    check_options(contrasts.values(), statistics, two_sided, scheme, fitted.df)
     planned: list[tuple[Contrast, Partition, Shuffles]] = []
     for one in contrasts.values():
         parts = partition(fitted.design, one)
         plan = Shuffles(
             fitted.maps.n_subjects,
-            "ise" if errors == "auto" and parts.tests_the_mean else _errors(errors),
+            chosen_errors(errors, parts),
             n_permutations,
             fitted.design.matrix,
             None if blocks is None else np.asarray(blocks),
@@ -135,7 +148,7 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
         logger.info("%s: %s", one.name, plan.describe())
         planned.append((one, parts, plan))
     # nothing is computed before every range has been checked
-    ranges = [_range(shuffles, plan.n_shuffles) for *_, plan in planned]
+    ranges = [shuffle_range(shuffles, plan.n_shuffles) for *_, plan in planned]
     outcomes: list[Outcome] = []
     maps_of: dict[str, ContrastMaps] = {}
     with counted(sum(map(len, ranges))) as finish:
@@ -163,32 +176,6 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     return Inference(tuple(outcomes), fitted.maps.grid, settings, print_, maps_of)
 
 
-def _contrasts(design: Design, contrast: Any) -> dict[str, Contrast]:
-    """Return the contrasts to test, by name."""
-    if not isinstance(contrast, Mapping):
-        contrast = {None: contrast}
-    checked = [design.contrast(definition, name=name) for name, definition in contrast.items()]
-    return {one.name: one for one in checked}
-
-
-def _errors(errors: str) -> Any:
-    """Return what is assumed of the errors when no mean is tested."""
-    return "ee" if errors == "auto" else errors
-
-
-def _range(shuffles: range | Shard | None, n_shuffles: int) -> range:
-    """Return the shuffles to compute; refuse a range with gaps or beyond the last."""
-    if shuffles is None:
-        return range(n_shuffles)
-    if isinstance(shuffles, Shard):
-        return shuffles.range_of(n_shuffles)
-    if shuffles.step != 1 or not 0 <= shuffles.start < shuffles.stop <= n_shuffles:
-        raise ValueError(
-            f"shuffles must be a range without gaps inside 0 to {n_shuffles}, got {shuffles}"
-        )
-    return shuffles
-
-
 class _Test:
     """One contrast: its data in tiles, its shuffles, and what each statistic found so far."""
 
@@ -203,12 +190,10 @@ class _Test:
         scheme: Scheme,
         uncorrected: bool,
     ) -> None:
-        if contrast.statistic == "F" and two_sided:
-            raise ValueError(f"contrast {contrast.name!r} is an F contrast, which has one tail")
         self.engine: Engine = fitted.engine
         self.contrast = contrast
         self.plan = plan
-        self.two_sided = contrast.statistic == "t" and two_sided is not False
+        self.two_sided = counts_both_tails(contrast, two_sided)
         self.uncorrected = uncorrected
         self.rule: Projection = projection(parts, scheme, plan.unmoved)
         self.form = Form(

@@ -15,6 +15,9 @@ from gpustats.glm import ContrastMaps
 from gpustats.spaces import Grid
 from gpustats.tails import Tail, TailMethod, counts_to_p, empirical_p, fit_tail, threshold_for
 
+RELATIVE_TOLERANCE = 1e-5
+"""Scores this far below the reported one tie with it, relatively where it is over 1."""
+
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
@@ -63,6 +66,11 @@ class Outcome:
         return len(self.indices) == self.n_shuffles
 
     @property
+    def scores(self) -> NDArray[np.float64]:
+        """What speaks against the hypothesis, ``(n_voxels,)``: sizes if both tails count."""
+        return np.abs(self.observed) if self.two_sided else self.observed
+
+    @property
     def p_corrected(self) -> NDArray[np.float64]:
         """Family-wise error corrected p, ``(n_voxels,)``."""
         self._check_complete()
@@ -100,8 +108,7 @@ class Outcome:
         """
         self._check_complete()
         tail = fit_tail(self.null_maxima, method)
-        scores = np.abs(self.observed) if self.two_sided else self.observed
-        p, fitted = tail.p(scores)
+        p, fitted = tail.p(self.scores)
         return np.where(fitted, p, self.p_corrected), fitted, tail
 
     @property
@@ -192,20 +199,23 @@ class Inference:
             If the contrasts' statistics differ in kind or degrees of freedom, or in shuffles.
         """
         chosen = [outcome for outcome in self.outcomes if outcome.statistic == statistic]
-        if len({(o.contrast.statistic, o.n_shuffles) for o in chosen}) != 1:
+        kinds = {
+            (o.contrast.statistic, np.linalg.matrix_rank(o.contrast.weights), o.n_shuffles)
+            for o in chosen
+        }
+        if len(kinds) != 1:
             raise ValueError(
-                "correction over contrasts needs contrasts of one statistic and equal shuffles"
+                "correction over contrasts needs contrasts of one statistic and rank, and equal "
+                f"shuffles; {statistic!r} has {len(kinds)} kinds of them"
             )
-        joint = np.sort(np.max([outcome.null_maxima for outcome in chosen], axis=0))
-        corrected = {}
         for outcome in chosen:
             outcome._check_complete()
-            size = np.abs(outcome.observed)
-            reach = size - 1e-5 * np.maximum(size, 1)
-            below = np.searchsorted(joint, reach, side="left")
-            corrected[outcome.contrast.name] = np.maximum(
-                (outcome.n_shuffles - below) / outcome.n_shuffles, outcome.minimum_p
-            )
+        joint = np.max([outcome.null_maxima for outcome in chosen], axis=0)
+        corrected = {}
+        for outcome in chosen:
+            scores = outcome.scores
+            tolerance = RELATIVE_TOLERANCE * np.maximum(np.abs(scores), 1)
+            corrected[outcome.contrast.name] = empirical_p(scores, joint, tolerance=tolerance)
         return corrected
 
 

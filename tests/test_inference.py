@@ -295,8 +295,42 @@ def test_several_contrasts_and_correction_over_them(rng):
     assert set(joint) == {"x", "y"}
     for name, p in joint.items():
         assert (p >= result[name, "voxelwise"].p_corrected - 1e-12).all()
+    single = run_test(maps, design, "y", n_permutations=200)
+    alone_joint = single.p_corrected_over_contrasts("voxelwise")["y"]
+    assert np.array_equal(alone_joint, single["voxelwise"].p_corrected)
     with pytest.raises(KeyError, match="names 2 outcomes; there are: 'x', 'voxelwise'"):
         _ = result["voxelwise"]
+
+
+def test_correction_over_contrasts_is_one_sided_where_the_test_is(rng):
+    maps = make_maps(rng, n_subjects=12, mean=0)
+    maps.values[:20] -= 5
+    contrasts = {"up": [1.0], "down": [-1.0]}
+    one = pd.DataFrame({"one": np.ones(12)})
+    result = run_test(maps, Design(one), contrasts, n_permutations=300, two_sided=False)
+    joint = result.p_corrected_over_contrasts("voxelwise")
+    assert (joint["up"][:20] > 0.9).all()
+    assert (joint["down"][:20] < 0.05).all()
+    mixed = run_test(maps, Design(one), {"t": [1.0], "f": [[1.0], [2.0]]}, n_permutations=50)
+    with pytest.raises(ValueError, match="needs contrasts of one statistic and rank"):
+        mixed.p_corrected_over_contrasts("voxelwise")
+
+
+def test_what_does_not_fit_is_refused_before_the_first_contrast_is_computed(rng, monkeypatch):
+    monkeypatch.setattr("gpustats.inference._Test.run", None)
+    maps = make_maps(rng, n_subjects=12)
+    design = Design(pd.DataFrame({"x": rng.normal(size=12), "one": 1.0}))
+    mixed = {"t": "x", "f": "x; one"}
+    forming = ClusterExtent(connectivity=6, threshold_t=2.0)
+    for options, message in (
+        ({"two_sided": True}, "'f' is an F contrast, which has one tail"),
+        ({"statistics": [forming]}, "clusters of F are formed on its z"),
+        ({"statistics": []}, "statistics must be one or more, each kind once"),
+        ({"statistics": [Tfce(), Tfce(extent=1.0)]}, "each kind once; got .'tfce', 'tfce'"),
+        ({"scheme": "smith"}, "scheme must be one of"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run_test(maps, design, mixed, n_permutations=50, **options)
 
 
 def test_thresholds_have_the_asked_p(rng):
