@@ -56,7 +56,7 @@ class Job:
 
     def sweep(self, shuffles: range) -> NDArray[np.float32]:
         """Find the largest sizes of t of the first shuffles, and count."""
-        rows = self.rule.rows(*self.plan.draw(range(SHUFFLE_TILE)))
+        rows = self.rule.rows(self.plan, range(SHUFFLE_TILE))
         peaks = ENGINE.sweep(
             rows, self.units, self.form, shuffles=shuffles, exceeding=self.exceeding, maps=None
         )
@@ -64,7 +64,7 @@ class Job:
 
     def null_maps(self) -> NDArray[np.float32]:
         """Return the maps of t of the first tile, ``(192, n_voxels)``."""
-        rows = self.rule.rows(*self.plan.draw(range(SHUFFLE_TILE)))
+        rows = self.rule.rows(self.plan, range(SHUFFLE_TILE))
         maps = np.empty((SHUFFLE_TILE, self.units.n_voxels), dtype=np.float32)
         shuffles = range(SHUFFLE_TILE)
         ENGINE.sweep(rows, self.units, self.form, shuffles=shuffles, exceeding=None, maps=maps)
@@ -78,7 +78,7 @@ def prepare(maps: Maps, design: Design) -> Job:
     rule = projection(parts, "freedman-lane", plan.unmoved)
     form = Form(rule.n_tested, rule.n_rows - rule.n_tested, float(rule.df))
     units = ENGINE.unit_tiles(maps.values, rule.removed)
-    observed = ENGINE.values_of(rule.rows(*plan.draw([0]))[0], units, form)
+    observed = ENGINE.values_of(rule.rows(plan, range(1))[0], units, form)
     return Job(plan, rule, form, units, ENGINE.exceedances(observed, form, two_sided=True))
 
 
@@ -130,7 +130,7 @@ def largest_t(maps: Maps, n_subjects: int, effort: Effort) -> list[Row]:
     data = maps.values.T[:n_subjects]
     group = Maps(maps.values[:, :n_subjects], maps.grid)
     job = prepare(group, mean_design(n_subjects))
-    signs = job.rule.rows(*job.plan.draw(range(SHUFFLE_TILE)))[:, 0]
+    signs = job.rule.rows(job.plan, range(SHUFFLE_TILE))[:, 0]
     products = np.empty((SHUFFLE_TILE, maps.n_voxels), dtype=np.float32)
     seconds = time_interleaved(
         {"gpustats": job, "np.matmul": lambda: np.matmul(signs, data, out=products)},

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 from scipy.stats import t as student
 
-from gpustats.engines import Engine
+from gpustats.engines import Array, Engine, ScoreCounts
 from gpustats.spaces import Grid, Lattice, check_connectivity
 
 MASS_UNIT = 2.0**-24
@@ -50,8 +50,12 @@ class MapKind:
 class Enhancer(Protocol):
     """Score the positive side of maps, on one grid and for one kind of map."""
 
-    def peaks(self, maps: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return the largest score of each map ``(b, n_voxels)``; 0 where there is none."""
+    def peaks(self, maps: Array, reaching: ScoreCounts | None) -> NDArray[np.float64]:
+        """Return the largest score of each map ``(b, n_voxels)``; 0 where there is none.
+
+        The maps are the engine's. Where asked to, count those in which a voxel's score reaches
+        its limit.
+        """
         ...
 
     def scores(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -198,18 +202,28 @@ class _Clusters:
         self.height = height
         self.mass = mass
 
-    def peaks(self, maps: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return the largest extent or mass of each map."""
-        extents, masses = self.engine.cluster_peaks(
-            maps, self.height, self.lattice, above=self.mass == "above"
-        )
-        return np.asarray(extents if self.mass is None else masses * MASS_UNIT, dtype=np.float64)
+    def peaks(self, maps: Array, reaching: ScoreCounts | None) -> NDArray[np.float64]:
+        """Return the largest extent or mass of each map, and count."""
+        above = self.mass == "above"
+        if reaching is not None:
+            of_mass = self.mass is not None
+            self.engine.cluster_counts(
+                maps, self.height, self.lattice, reaching, above=above, of_mass=of_mass
+            )
+        peaks = self.engine.cluster_peaks(maps, self.height, self.lattice, above=above)
+        return self._in_units(*map(self.engine.to_host, peaks))
 
     def scores(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the extent or mass of each voxel's cluster."""
-        extents, masses = self.engine.cluster_scores(
+        scores = self.engine.cluster_scores(
             values, self.height, self.lattice, above=self.mass == "above"
         )
+        return self._in_units(*scores)
+
+    def _in_units(
+        self, extents: NDArray[np.int64], masses: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Return what is compared, in voxels or in the map's unit."""
         return np.asarray(extents if self.mass is None else masses * MASS_UNIT, dtype=np.float64)
 
     def limits(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -291,9 +305,12 @@ class _Enhanced:
     exponents: tuple[float, float]
     step: float
 
-    def peaks(self, maps: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return the largest TFCE score of each map."""
-        return self.engine.tfce_peaks(maps, self.lattice, *self.exponents, self.step)
+    def peaks(self, maps: Array, reaching: ScoreCounts | None) -> NDArray[np.float64]:
+        """Return the largest TFCE score of each map, and count."""
+        form = self.lattice, *self.exponents, self.step
+        if reaching is None:
+            return self.engine.to_host(self.engine.tfce_peaks(maps, *form))
+        return self.engine.to_host(self.engine.tfce_counts(maps, *form, reaching))
 
     def scores(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the TFCE score of every voxel."""
@@ -312,9 +329,14 @@ class _OwnLevels:
     levels: int
     two_sided: bool
 
-    def peaks(self, maps: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return the largest TFCE score of each map."""
-        return np.concatenate([self._for(one).peaks(one[np.newaxis]) for one in maps])
+    def peaks(self, maps: Array, reaching: ScoreCounts | None) -> NDArray[np.float64]:
+        """Return the largest TFCE score of each map, and count."""
+        on_host = self.enhanced.engine.to_host(maps)
+        peaks = [
+            self._for(values).peaks(maps[number : number + 1], reaching)
+            for number, values in enumerate(on_host)
+        ]
+        return np.concatenate(peaks)
 
     def scores(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the TFCE score of every voxel."""

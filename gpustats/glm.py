@@ -14,7 +14,7 @@ from scipy.special import ndtr
 
 from gpustats.contrasts import Contrast, StatisticName
 from gpustats.design import Design
-from gpustats.engines import Engine, resolve
+from gpustats.engines import Engine, Regression, resolve
 from gpustats.maps import Maps
 from gpustats.spaces import Grid
 
@@ -85,24 +85,31 @@ class Fit:
         The stack; its grid holds the voxels that were fitted.
     design
         The design, rows in the order of the maps.
-    coordinates
-        ``(rank, n_voxels)``: Q'y, with Q the design's orthonormal basis.
-    residual_ss
-        ``(n_voxels,)``: sum of squared residuals.
+    regression
+        What is known of every voxel, on the device.
     device
         Where it was computed.
     """
 
     maps: Maps
     design: Design
-    coordinates: NDArray[np.float64]
-    residual_ss: NDArray[np.float64]
+    regression: Regression
     device: str
 
     @property
     def engine(self) -> Engine:
         """The engine of the device."""
         return resolve(self.device)
+
+    @cached_property
+    def coordinates(self) -> NDArray[np.float64]:
+        """Q'y, with Q the design's orthonormal basis, ``(rank, n_voxels)``."""
+        return self.engine.to_host(self.regression.coordinates)
+
+    @cached_property
+    def residual_ss(self) -> NDArray[np.float64]:
+        """Sum of squared residuals, ``(n_voxels,)``."""
+        return self.engine.to_host(self.regression.residual_ss)
 
     @property
     def df(self) -> int:
@@ -135,12 +142,10 @@ class Fit:
         contrast = self.design.contrast(definition, statistic=statistic)
         estimator = self.design.estimator(contrast)
         grid, df = self.maps.grid, self.df
-        mean_square = self.residual_ss / df
         if contrast.statistic == "t":
-            effect = estimator[0] @ self.coordinates
-            variance = estimator[0] @ estimator[0] * mean_square
-            t = effect / np.sqrt(variance)
+            effect, variance, t = self.engine.contrast(self.regression, estimator[0], df)
             return ContrastMaps(contrast, grid, df, 1, effect, variance, t, self.device)
+        mean_square = self.residual_ss / df
         whitener, rank = _polar_factor(estimator)
         effect = whitener @ self.coordinates
         f = np.einsum("kv,kv->v", effect, effect) / (rank * mean_square)
@@ -215,17 +220,17 @@ def fit(maps: Maps, design: Design | None = None, *, device: str = "auto") -> Fi
     if design is None:
         design = group_mean(maps.n_subjects)
     design = design.aligned(maps.subjects, maps.n_subjects)
-    coordinates, residual_ss = engine.regress(maps.values, design.basis)
-    model_ss = np.einsum("kv,kv->v", coordinates, coordinates)
-    varies = residual_ss > NO_VARIANCE * (model_ss + residual_ss)
+    fitted = Fit(maps, design, engine.regress(maps.values, design.basis), device)
+    model_ss = np.einsum("kv,kv->v", fitted.coordinates, fitted.coordinates)
+    varies = fitted.residual_ss > NO_VARIANCE * (model_ss + fitted.residual_ss)
+    if varies.all():
+        return fitted
     if not varies.any():
         raise ValueError("the design explains every voxel entirely; no residual variance is left")
-    if not varies.all():
-        reason = "no residual variance"
-        logger.warning("%d voxels left the mask: %s", np.count_nonzero(~varies), reason)
-        maps = maps.subset(varies, reason)
-        coordinates, residual_ss = coordinates[:, varies], residual_ss[varies]
-    return Fit(maps, design, coordinates, residual_ss, device)
+    reason = "no residual variance"
+    logger.warning("%d voxels left the mask: %s", np.count_nonzero(~varies), reason)
+    maps = maps.subset(varies, reason)
+    return Fit(maps, design, engine.regress(maps.values, design.basis), device)
 
 
 def group_mean(n_subjects: int) -> Design:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gpustats import fingerprints
 from gpustats.contrasts import Contrast
 from gpustats.design import Design
-from gpustats.engines import SHUFFLE_TILE, Engine, Exceedances, Form
+from gpustats.engines import SHUFFLE_TILE, Array, Engine, Exceedances, Form, ScoreCounts
 from gpustats.enhancements import (
     Enhancer,
     MapKind,
@@ -39,9 +39,6 @@ from gpustats.progress import counted
 from gpustats.shuffles import Shard, Shuffles
 
 logger = logging.getLogger("gpustats")
-
-MAP_BYTES = 2**28
-"""What the maps of a batch of shuffles may take."""
 
 
 def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the test
@@ -206,18 +203,17 @@ class _Test:
 
     def run(self, indices: range, finish: Callable[[int], None]) -> list[Outcome]:
         """Compute a range of shuffles, telling ``finish`` how many more are finished."""
-        first = self._rows(range(1))[0]
-        values = self.engine.values_of(first, self.units, self.form)
+        values = self.engine.values_of(self._tile(range(1))[0], self.units, self.form)
         exceeding = self.engine.exceedances(values, self.form, two_sided=self.two_sided)
         spatial = self._spatial(self._map_of(values))
+        room = None
+        if spatial:
+            room = self.engine.empty_maps(len(indices), self.units.n_voxels)
         voxel_maxima = np.empty(len(indices), dtype=np.float32)
-        batches = _batches(indices, self._batch_size(bool(spatial)))
-        most = max(map(len, batches)) if spatial else 0
-        buffer = np.empty((most, self.units.n_voxels), dtype=np.float32)
-        for batch in batches:
-            maps = buffer[: len(batch)]
+        for batch in _cut(indices, SHUFFLE_TILE if room is None else len(room)):
+            maps = None if room is None else room[: len(batch)]
             place = slice(batch.start - indices.start, batch.stop - indices.start)
-            voxel_maxima[place] = self._sweep(batch, exceeding, maps if spatial else None)
+            voxel_maxima[place] = self._sweep(batch, exceeding, maps)
             for scored in spatial.values():
                 scored.add(maps)
             finish(len(batch))
@@ -234,57 +230,53 @@ class _Test:
         kind = MapKind(self.contrast.statistic, self.form.df, self.two_sided, peak)
         enhancers = {s.name: s.enhancer(self.engine, self.grid, kind) for s in self.statistics}
         return {
-            name: _Scored(enhancer, observed, self.two_sided, self.uncorrected)
+            name: _Scored(self.engine, enhancer, observed, self.two_sided, self.uncorrected)
             for name, enhancer in enhancers.items()
             if enhancer is not None
         }
 
     def _sweep(
-        self, batch: range, exceeding: Exceedances, maps: NDArray[np.float32] | None
+        self, batch: range, exceeding: Exceedances, maps: Array | None
     ) -> NDArray[np.float32]:
         """Compute a batch of shuffles: fill their maps, count, return the voxels' maxima."""
-        start = batch.start % SHUFFLE_TILE
-        peaks = self.engine.sweep(
-            self._tile(batch),
-            self.units,
-            self.form,
-            shuffles=range(start, start + len(batch)),
-            exceeding=exceeding,
-            maps=maps,
-        )
-        if maps is not None:
-            self._to_z(maps)
-        return np.maximum(peaks.upper, peaks.lower) if self.two_sided else peaks.upper
+        found = []
+        for part in _cut(batch, SHUFFLE_TILE):
+            start = part.start % SHUFFLE_TILE
+            first = part.start - batch.start
+            peaks = self.engine.sweep(
+                self._tile(part),
+                self.units,
+                self.form,
+                shuffles=range(start, start + len(part)),
+                exceeding=exceeding,
+                maps=None if maps is None else maps[first : first + len(part)],
+            )
+            found.append(peaks)
+        if maps is not None and self.contrast.statistic == "F":
+            self.engine.f_maps_to_z(maps, self.form.n_tested, self.form.df)
+        upper = np.concatenate([self.engine.to_host(peaks.upper) for peaks in found])
+        if not self.two_sided:
+            return upper
+        lower = np.concatenate([self.engine.to_host(peaks.lower) for peaks in found])
+        return np.asarray(np.maximum(upper, lower))
 
-    def _batch_size(self, with_maps: bool) -> int:
-        """Return how many shuffles to compute at a time."""
-        if not with_maps:
-            return SHUFFLE_TILE
-        return int(np.clip(MAP_BYTES // (4 * self.units.n_voxels), 1, SHUFFLE_TILE))
-
-    def _rows(self, indices: range) -> NDArray[np.float32]:
-        """Return the rows of shuffles, ``(b, k, n)``."""
-        return self.rule.rows(*self.plan.draw(indices))
-
-    def _tile(self, batch: range) -> NDArray[np.float32]:
-        """Return a whole tile in which each shuffle of a batch has its place."""
-        rows = self._rows(batch)
+    def _tile(self, part: range) -> Array:
+        """Return the rows of a whole tile, on the device, in which each shuffle has its place."""
+        if self.rule.refit is None:
+            return self.engine.shuffled_rows(self.plan, self.rule.columns, part)
+        rows = self.rule.rows(self.plan, part)
         tile = np.zeros((SHUFFLE_TILE, *rows.shape[1:]), dtype=np.float32)
-        start = batch.start % SHUFFLE_TILE
-        tile[start : start + len(batch)] = rows
-        return tile
+        start = part.start % SHUFFLE_TILE
+        tile[start : start + len(part)] = rows
+        return self.engine.to_device(tile)
 
     def _map_of(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the map that spatial statistics look at, from what `sweep` compares."""
         one = self.engine.statistic_of(values, self.form)
-        self._to_z(one[None])
-        return one
-
-    def _to_z(self, maps: NDArray[np.float32]) -> None:
-        """Turn maps of F into z in place: their tail alone orders them."""
-        if self.contrast.statistic == "F":
-            for one in maps:
-                one[:] = self.engine.f_to_z(one, self.form.n_tested, self.form.df)
+        if self.contrast.statistic == "t":
+            return one
+        f = one.astype(np.float64)
+        return self.engine.f_to_z(f, self.form.n_tested, self.form.df).astype(np.float32)
 
     def _voxelwise(
         self,
@@ -297,13 +289,13 @@ class _Test:
             statistic="voxelwise",
             contrast=self.contrast,
             observed=self.reported.statistic,
-            limits=exceeding.limits.astype(np.float64),
+            limits=self.engine.to_host(exceeding.limits).astype(np.float64),
             indices=indices,
             n_shuffles=self.plan.n_shuffles,
             two_sided=self.two_sided,
             maxima=maxima.astype(np.float64),
             null_maxima=self.engine.statistic_of(maxima, self.form).astype(np.float64),
-            counts=exceeding.counts,
+            counts=self.engine.to_host(exceeding.counts),
         )
 
 
@@ -312,16 +304,23 @@ class _Scored:
 
     def __init__(
         self,
+        engine: Engine,
         enhancer: Enhancer,
         observed: NDArray[np.float32],
         two_sided: bool,
         uncorrected: bool,
     ) -> None:
+        self.engine = engine
         self.enhancer = enhancer
         self.two_sided = two_sided
         self.compared = self._scores(observed)
         self.limits = enhancer.limits(np.abs(self.compared))
-        self.counts = np.zeros(observed.size, dtype=np.int64) if uncorrected else None
+        self.reaching: ScoreCounts | None = None
+        if uncorrected:
+            # where nothing was observed every shuffle counts: `outcome` says so
+            limits = np.where(self.limits > 0, self.limits, np.inf)
+            counts = np.zeros(observed.size, dtype=np.int64)
+            self.reaching = ScoreCounts(engine.to_device(limits), engine.to_device(counts))
         self.maxima: list[NDArray[np.float64]] = []
 
     def _scores(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -329,17 +328,21 @@ class _Scored:
         scores = self.enhancer.scores(values)
         return scores - self.enhancer.scores(-values) if self.two_sided else scores
 
-    def add(self, maps: NDArray[np.float32]) -> None:
+    def add(self, maps: Array) -> None:
         """Take the maxima of a batch of maps, and count; the maps are turned over and back."""
-        if self.counts is not None:
-            for one in maps:
-                self.counts += np.abs(self._scores(one)) >= self.limits
-        peaks = self.enhancer.peaks(maps)
+        peaks = self.enhancer.peaks(maps, self.reaching)
         if self.two_sided:
-            np.negative(maps, out=maps)
-            peaks = np.maximum(peaks, self.enhancer.peaks(maps))
-            np.negative(maps, out=maps)
+            self.engine.negate(maps)
+            peaks = np.maximum(peaks, self.enhancer.peaks(maps, self.reaching))
+            self.engine.negate(maps)
         self.maxima.append(peaks)
+
+    def _counts(self, n_shuffles: int) -> NDArray[np.int64] | None:
+        """Return how many of the shuffles reach each observed score."""
+        if self.reaching is None:
+            return None
+        counts = self.engine.to_host(self.reaching.counts)
+        return np.where(self.limits > 0, counts, n_shuffles)
 
     def outcome(self, test: _Test, name: str, indices: range) -> Outcome:
         """Collect what was found."""
@@ -355,17 +358,12 @@ class _Scored:
             two_sided=self.two_sided,
             maxima=maxima,
             null_maxima=maxima,
-            counts=self.counts,
+            counts=self._counts(len(indices)),
         )
 
 
-def _batches(indices: range, size: int) -> list[range]:
-    """Cut a range so that no batch crosses the end of a tile of shuffles."""
-    batches = []
-    start = indices.start
-    while start < indices.stop:
-        end_of_tile = (start // SHUFFLE_TILE + 1) * SHUFFLE_TILE
-        stop = min(start + size, end_of_tile, indices.stop)
-        batches.append(range(start, stop))
-        start = stop
-    return batches
+def _cut(indices: range, size: int) -> list[range]:
+    """Cut a range into parts that begin at multiples of ``size``, but for the first."""
+    starts = [indices.start, *range((indices.start // size + 1) * size, indices.stop, size)]
+    stops = [*starts[1:], indices.stop]
+    return [range(*ends) for ends in zip(starts, stops, strict=True)]

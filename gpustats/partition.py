@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gpustats.contrasts import Contrast
 from gpustats.design import Design
+from gpustats.shuffles import Shuffles
 
 Scheme: TypeAlias = Literal["freedman-lane", "dekker", "manly"]
 
@@ -94,21 +95,33 @@ class Projection:
     ----------
     removed
         ``(n_subjects, k)``: orthonormal basis of what is taken out of the data beforehand.
+    columns
+        ``(n_rows, n_subjects)``: what is shuffled, the tested ones first.
     n_tested
-        How many rows of a shuffle are tested ones.
-    n_rows
-        How many rows a shuffle has.
+        How many of them are tested ones.
     df
         Degrees of freedom of the residuals.
-    rows
-        From ``(b, n_subjects)`` permutations and signs to ``(b, n_rows, n_subjects)`` float32.
+    refit
+        What makes rows of shuffled columns, ``(b, n_rows, n_subjects)``, where they are not rows
+        already.
     """
 
     removed: NDArray[np.float64]
+    columns: NDArray[np.float64]
     n_tested: int
-    n_rows: int
     df: int
-    rows: Callable[[NDArray[np.int32], NDArray[np.int8]], NDArray[np.float32]]
+    refit: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows a shuffle has."""
+        return len(self.columns)
+
+    def rows(self, plan: Shuffles, indices: range) -> NDArray[np.float32]:
+        """Return the rows of shuffles, ``(b, n_rows, n_subjects)``."""
+        shuffled = plan.shuffled(self.columns, indices)
+        rows = shuffled if self.refit is None else self.refit(shuffled)
+        return np.ascontiguousarray(rows, dtype=np.float32)
 
 
 def projection(parts: Partition, scheme: Scheme, fixed: NDArray[np.float64]) -> Projection:
@@ -169,28 +182,22 @@ def _refitted(
 ) -> Projection:
     """Fit the tested columns and the nuisance to every shuffle of the data without ``removed``."""
     columns = np.column_stack([parts.tested, nuisance]).T
-
-    def rows(permutation: NDArray[np.int32], signs: NDArray[np.int8]) -> NDArray[np.float32]:
-        shuffled = columns[:, permutation] * signs
-        return np.ascontiguousarray(shuffled.swapaxes(0, 1), dtype=np.float32)
-
-    return Projection(removed, parts.n_tested, len(columns), parts.df, rows)
+    return Projection(removed, columns, parts.n_tested, parts.df)
 
 
 def _dekker(parts: Partition, fixed: NDArray[np.float64]) -> Projection:
     """Shuffle the tested regressors, then take the nuisance out of them."""
     del fixed
 
-    def rows(permutation: NDArray[np.int32], signs: NDArray[np.int8]) -> NDArray[np.float32]:
-        shuffled = parts.tested[permutation] * signs[..., None]
-        shuffled -= parts.nuisance @ (parts.nuisance.T @ shuffled)
-        basis, triangle = np.linalg.qr(shuffled)
+    def refit(shuffled: NDArray[np.float64]) -> NDArray[np.float64]:
+        regressors = shuffled.swapaxes(1, 2)
+        left = regressors - parts.nuisance @ (parts.nuisance.T @ regressors)
+        basis, triangle = np.linalg.qr(left)
         diagonal = np.diagonal(triangle, axis1=1, axis2=2)
         kept = np.where(np.abs(diagonal) > NO_REGRESSOR, np.sign(diagonal), 0.0)
-        oriented = basis * kept[:, None, :]
-        return np.ascontiguousarray(oriented.swapaxes(1, 2), dtype=np.float32)
+        return np.asarray((basis * kept[:, None, :]).swapaxes(1, 2))
 
-    return Projection(parts.nuisance, parts.n_tested, parts.n_tested, parts.df, rows)
+    return Projection(parts.nuisance, parts.tested.T, parts.n_tested, parts.df, refit)
 
 
 SCHEMES: dict[str, Callable[[Partition, NDArray[np.float64]], Projection]] = {

@@ -194,6 +194,26 @@ class Shuffles:
         permutation = self._scheme.permutation_of_subjects(units).astype(np.int32)
         return permutation, 1 - 2 * flipped[:, self._scheme.sign_unit].astype(np.int8)
 
+    def shuffled(
+        self, columns: NDArray[np.float64], indices: Sequence[int] | NDArray[np.integer]
+    ) -> NDArray[np.float64]:
+        """Shuffle regressors: what meets the maps instead of ``columns`` in these shuffles.
+
+        Parameters
+        ----------
+        columns
+            ``(k, n_subjects)``, the observed regressors.
+        indices
+            As for `draw`.
+
+        Returns
+        -------
+        ndarray
+            ``(b, k, n_subjects)``.
+        """
+        permutation, signs = self.draw(indices)
+        return (columns[:, permutation] * signs).swapaxes(0, 1)
+
     def count_distinct_drawn(self) -> int:
         """Count how many of the shuffles that are used differ in effect, by drawing them all again.
 

@@ -38,7 +38,7 @@ def test_auto_says_once_what_it_took(log):
 def test_an_engine_describes_itself_and_its_memory(engine):
     assert np.__version__ in engine.describe()
     assert engine.free_bytes() > 2**20
-    assert engine.to_host(engine.xp.arange(3)).tolist() == [0, 1, 2]
+    assert engine.to_host(engine.to_device(np.arange(3))).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("n_voxels", [1, 1023, 1024, 1025, 3000])

@@ -43,7 +43,7 @@ def test_the_identity_gives_the_least_squares_statistic(rng, expression, scheme)
     rule = projection(parts, scheme, plan.unmoved)
     residuals = y - rule.removed @ (rule.removed.T @ y)
     unit = residuals / np.linalg.norm(residuals, axis=0)
-    products = rule.rows(*plan.draw(range(1)))[0] @ unit
+    products = rule.rows(plan, range(1))[0] @ unit
     explained = (products[: rule.n_tested] ** 2).sum(0)
     left = 1 - (products**2).sum(0)
     f = explained / rule.n_tested / (left / rule.df)

@@ -1,23 +1,29 @@
 """The seam: the few functions that a device must have, and how a device is chosen.
 
-An engine is a module. `gpustats.engines.cpu` (NumPy and Numba) is one; above this package no
-code knows which one it works with.
+An engine is a module: `gpustats.engines.cpu` (NumPy and Numba) or `gpustats.engines.gpu` (CuPy and
+the kernels of ``kernels/``). Above this package no code knows which one it works with.
 """
 
 from __future__ import annotations
 
 import logging
 from functools import cache
-from types import ModuleType
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpustats.shuffles import Shuffles
 from gpustats.spaces import Lattice
 
 logger = logging.getLogger("gpustats")
 
+Array: TypeAlias = Any
+"""An array of an engine: of NumPy on the CPU, of CuPy on a GPU."""
+
+INSTALL_LINE = (
+    "install it with pip install 'gpustats[cuda13]' (driver 580 or newer) or 'gpustats[cuda12]'"
+)
 
 SHUFFLE_TILE = 192
 """Shuffles that are computed at a time: a multiple of the row blocks (12, 16) of BLAS kernels."""
@@ -38,8 +44,8 @@ class Regression(NamedTuple):
         ``(n_voxels,)`` float64, the sum of squared residuals.
     """
 
-    coordinates: NDArray[np.float64]
-    residual_ss: NDArray[np.float64]
+    coordinates: Array
+    residual_ss: Array
 
 
 class Form(NamedTuple):
@@ -67,12 +73,13 @@ class Units(NamedTuple):
     Parameters
     ----------
     tiles
-        ``(n_tiles, n, 1024)`` float32; columns beyond the last voxel are zero.
+        ``(n_tiles, n, width)`` float32, of the engine's own width; columns beyond the last voxel
+        are zero.
     n_voxels
         Number of voxels.
     """
 
-    tiles: NDArray[np.float32]
+    tiles: Array
     n_voxels: int
 
 
@@ -89,9 +96,25 @@ class Exceedances(NamedTuple):
         ``(n_voxels,)`` int64, to which `sweep` adds.
     """
 
-    limits: NDArray[np.float32]
+    limits: Array
     two_sided: bool
-    counts: NDArray[np.int64]
+    counts: Array
+
+
+class ScoreCounts(NamedTuple):
+    """Count the maps whose score reaches the observed one of a voxel.
+
+    Parameters
+    ----------
+    limits
+        ``(n_voxels,)`` float64, what a score must reach: positive, or infinite where nothing is
+        to be counted.
+    counts
+        ``(n_voxels,)`` int64, to which counting adds.
+    """
+
+    limits: Array
+    counts: Array
 
 
 class Peaks(NamedTuple):
@@ -105,8 +128,8 @@ class Peaks(NamedTuple):
         ``(n_shuffles,)`` float32, the largest negated value; of no use for R² and F.
     """
 
-    upper: NDArray[np.float32]
-    lower: NDArray[np.float32]
+    upper: Array
+    lower: Array
 
 
 class Engine(Protocol):
@@ -114,27 +137,41 @@ class Engine(Protocol):
 
     Arguments are contiguous, finite and not empty unless a function says otherwise: the callers
     in `maps`, `design` and `glm` establish that once, engines check nothing.
-    """
 
-    @property
-    def xp(self) -> ModuleType:
-        """The array library of the device: plain array algebra needs no engine function."""
-        ...
+    What belongs to the maps that are observed is held in NumPy arrays, on whichever device it is
+    computed. What belongs to a fit or to shuffles is an `Array` of the engine, which callers hand
+    from one function to the next, cut along its first axis, and fetch by `to_host`, so that
+    nothing but maxima and counts need leave the device.
+    """
 
     def describe(self) -> str:
         """Return one line that names libraries, versions and the device."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Name what the last bits of a result depend on."""
         ...
 
     def free_bytes(self) -> int:
         """Return how much memory can still be used."""
         ...
 
-    def to_host(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
-        """Return a NumPy array of a device array."""
+    def to_host(self, array: Array) -> NDArray[Any]:
+        """Return an array of the engine as a NumPy array."""
+        ...
+
+    def to_device(self, array: NDArray[Any]) -> Array:
+        """Return a NumPy array as an array of the engine."""
         ...
 
     def regress(self, values: NDArray[np.float32], basis: NDArray[np.float64]) -> Regression:
         """Fit every voxel of ``(n_voxels, n_subjects)`` values, in float64 and two passes."""
+        ...
+
+    def contrast(
+        self, regression: Regression, estimator: NDArray[np.float64], df: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Return effect, variance and t of the linear form ``estimator`` (rank,) of coordinates."""
         ...
 
     def t_to_z(self, t: NDArray[np.float64], df: float) -> NDArray[np.float64]:
@@ -145,11 +182,19 @@ class Engine(Protocol):
         """Turn F values, any shape, into z values of the same upper tail."""
         ...
 
+    def label(self, above: NDArray[np.bool_], lattice: Lattice) -> NDArray[np.int32]:
+        """Label connected voxels of ``(n_maps, n_voxels)`` by 1 + their smallest voxel number."""
+        ...
+
     def unit_tiles(self, values: NDArray[np.float32], removed: NDArray[np.float64]) -> Units:
         """Take a space out of every voxel, scale to unit length, and lay out in tiles."""
         ...
 
-    def values_of(self, rows: NDArray[np.float32], units: Units, form: Form) -> NDArray[np.float32]:
+    def shuffled_rows(self, plan: Shuffles, columns: NDArray[np.float64], indices: range) -> Array:
+        """Shuffle ``(k, n)`` columns into a tile ``(192, k, n)``: shuffle i is at i mod 192."""
+        ...
+
+    def values_of(self, rows: Array, units: Units, form: Form) -> NDArray[np.float32]:
         """Return what is compared of shuffle 0 at every voxel, given its rows ``(k, n)``."""
         ...
 
@@ -165,26 +210,73 @@ class Engine(Protocol):
 
     def sweep(
         self,
-        rows: NDArray[np.float32],
+        rows: Array,
         units: Units,
         form: Form,
         *,
         shuffles: range,
         exceeding: Exceedances | None,
-        maps: NDArray[np.float32] | None,
+        maps: Array | None,
     ) -> Peaks:
         """Compute a tile of shuffles at every voxel: maxima, counts, and t or F maps on request."""
         ...
 
-    def tfce_peaks(
+    def empty_maps(self, most: int, n_voxels: int) -> Array:
+        """Return room for as many float32 maps as pay off at a time, ``most`` at most."""
+        ...
+
+    def negate(self, maps: Array) -> None:
+        """Turn maps over, in place."""
+        ...
+
+    def f_maps_to_z(self, maps: Array, dimension: int, df: float) -> None:
+        """Turn maps of F into z, in place: what `f_to_z` gives, as float32."""
+        ...
+
+    def cluster_peaks(
+        self, maps: Array, threshold: np.float32, lattice: Lattice, *, above: bool
+    ) -> tuple[Array, Array]:
+        """Return the largest extent and mass (in 2**-24) of the clusters of each map."""
+        ...
+
+    def cluster_counts(
         self,
-        maps: NDArray[np.float32],
+        maps: Array,
+        threshold: np.float32,
+        lattice: Lattice,
+        reaching: ScoreCounts,
+        *,
+        above: bool,
+        of_mass: bool,
+    ) -> None:
+        """Count the maps in which the extent, or the mass, of a voxel's cluster reaches a limit.
+
+        Limits of masses are in the unit of the maps.
+        """
+        ...
+
+    def cluster_scores(
+        self, values: NDArray[np.float32], threshold: np.float32, lattice: Lattice, *, above: bool
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the extent and mass (in 2**-24) of each voxel's cluster in a map."""
+        ...
+
+    def tfce_peaks(
+        self, maps: Array, lattice: Lattice, extent: float, height: float, step: float
+    ) -> Array:
+        """Return the largest TFCE score of the positive side of each map, ``(b, n_voxels)``."""
+        ...
+
+    def tfce_counts(
+        self,
+        maps: Array,
         lattice: Lattice,
         extent: float,
         height: float,
         step: float,
-    ) -> NDArray[np.float64]:
-        """Return the largest TFCE score of the positive side of each map, ``(b, n_voxels)``."""
+        reaching: ScoreCounts,
+    ) -> Array:
+        """Do what `tfce_peaks` does, and count the maps whose score of a voxel reaches a limit."""
         ...
 
     def tfce_scores(
@@ -198,26 +290,6 @@ class Engine(Protocol):
         """Return the TFCE scores of the positive side of a map, ``(n_voxels,)``."""
         ...
 
-    def cluster_peaks(
-        self, maps: NDArray[np.float32], threshold: np.float32, lattice: Lattice, *, above: bool
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the largest extent and mass (in 2**-24) of the clusters of each map."""
-        ...
-
-    def cluster_scores(
-        self, values: NDArray[np.float32], threshold: np.float32, lattice: Lattice, *, above: bool
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the extent and mass (in 2**-24) of each voxel's cluster in a map."""
-        ...
-
-    def fingerprint(self) -> str:
-        """Name what the last bits of a result depend on."""
-        ...
-
-    def label(self, above: NDArray[np.bool_], lattice: Lattice) -> NDArray[np.int32]:
-        """Label connected voxels of ``(n_maps, n_voxels)`` by 1 + their smallest voxel number."""
-        ...
-
 
 def resolve(device: str = "auto") -> Engine:
     """Choose the engine for a device.
@@ -225,33 +297,72 @@ def resolve(device: str = "auto") -> Engine:
     Parameters
     ----------
     device
-        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
+        ``"auto"`` (a GPU where there is one), ``"cpu"``, ``"cuda"`` (the first GPU) or
+        ``"cuda:<index>"``.
 
     Raises
     ------
     DeviceError
-        If a GPU is asked for: this version has no CUDA engine.
+        If a GPU is asked for that is not there; it says why, and what to do.
     ValueError
         If ``device`` is no device's name.
     """
-    name, _, index = device.partition(":")
-    if name == "cuda" and (index == "" or index.isdecimal()) and device != "cuda:":
-        raise DeviceError(
-            f"device {device!r}: this version of gpustats has no CUDA engine yet; "
-            "use device='cpu' or 'auto'"
-        )
-    if device not in ("auto", "cpu"):
+    name, colon, index = device.partition(":")
+    wants_gpu = name == "cuda" and (index.isdecimal() if colon else True)
+    if not wants_gpu and device not in ("auto", "cpu"):
         raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:<index>', got {device!r}")
+    if wants_gpu:
+        missing = why_no_gpu(int(index or 0))
+        if missing:
+            raise DeviceError(f"device {device!r}: {missing}; or use device='cpu'")
+        return _gpu(int(index or 0))
+    if device == "cpu":
+        return _cpu()
+    engine = _cpu() if why_no_gpu() else _gpu(0)
+    _announce(engine.describe())
+    return engine
+
+
+def why_no_gpu(index: int = 0) -> str:
+    """Say why a GPU cannot be used, and what to do about it; nothing if it can.
+
+    Parameters
+    ----------
+    index
+        Number of the GPU.
+    """
+    try:
+        import cupy
+    except ImportError as error:
+        reason = "CuPy is not installed" if isinstance(error, ModuleNotFoundError) else str(error)
+        return f"{reason}; {INSTALL_LINE}"
+    try:
+        found = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return f"CuPy {cupy.__version__} finds no GPU ({error}); see that nvidia-smi lists one"
+    if index >= found:
+        plural = "GPUs, numbered from 0" if found > 1 else "GPU, number 0"
+        return f"this machine has {found} {plural}" if found else "this machine has no GPU"
+    return ""
+
+
+def _cpu() -> Engine:
+    """Return the engine of the CPU."""
     # Numba is imported by the first computation, not by `import gpustats`
     from gpustats.engines import cpu
 
-    engine: Engine = cpu
-    if device == "auto":
-        _announce(engine.describe())
-    return engine
+    return cpu
+
+
+@cache
+def _gpu(index: int) -> Engine:
+    """Return the engine of a GPU that is there."""
+    from gpustats.engines import gpu
+
+    return gpu.on_device(index)
 
 
 @cache
 def _announce(description: str) -> None:
     """Say once what ``"auto"`` took."""
-    logger.info("device 'auto' took the CPU: %s", description)
+    logger.info("device 'auto' took %s", description)

@@ -11,14 +11,23 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from gpustats import distributions
-from gpustats.engines import Regression, Units
-from gpustats.engines.cpu_spatial import cluster_peaks, cluster_scores, tfce_peaks, tfce_scores
+from gpustats.engines import SHUFFLE_TILE, Regression, Units
+from gpustats.engines.cpu_shuffles import shuffled_rows
+from gpustats.engines.cpu_spatial import (
+    cluster_counts,
+    cluster_peaks,
+    cluster_scores,
+    tfce_counts,
+    tfce_peaks,
+    tfce_scores,
+)
 from gpustats.engines.cpu_sweep import (
     VOXEL_TILE,
     exceedances,
@@ -31,33 +40,40 @@ from gpustats.jit import kernel
 from gpustats.spaces import Lattice
 
 __all__ = [
+    "cluster_counts",
     "cluster_peaks",
     "cluster_scores",
+    "contrast",
     "describe",
+    "empty_maps",
     "exceedances",
+    "f_maps_to_z",
     "f_to_z",
     "fingerprint",
     "free_bytes",
     "label",
     "n_threads",
+    "negate",
     "regress",
+    "shuffled_rows",
     "statistic_of",
     "sweep",
     "t_to_z",
+    "tfce_counts",
     "tfce_peaks",
     "tfce_scores",
+    "to_device",
     "to_host",
     "unit_tiles",
     "values_of",
-    "xp",
 ]
-
-xp = np
 
 VOXEL_BLOCK = 1024
 """Voxels that are worked on at a time: their running sums stay in the first-level cache."""
 VOXEL_SPAN = 16 * VOXEL_BLOCK
 """Voxels that a thread is given at a time: enough to make the call worth it."""
+MAP_BYTES = 2**28
+"""What the maps of a batch of shuffles may take."""
 
 
 def describe() -> str:
@@ -82,8 +98,13 @@ def _meminfo() -> str:
     return path.read_text() if path.exists() else ""
 
 
-def to_host(array: NDArray[np.generic]) -> NDArray[np.generic]:
+def to_host(array: NDArray[Any]) -> NDArray[Any]:
     """Return the array: it is on the host."""
+    return array
+
+
+def to_device(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the array: the host is the device."""
     return array
 
 
@@ -103,6 +124,15 @@ def regress(values: NDArray[np.float32], basis: NDArray[np.float64]) -> Regressi
     return regression
 
 
+def contrast(
+    regression: Regression, estimator: NDArray[np.float64], df: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return effect, variance and t of the linear form ``estimator`` (rank,) of coordinates."""
+    effect = estimator @ regression.coordinates
+    variance = estimator @ estimator * (regression.residual_ss / df)
+    return effect, variance, effect / np.sqrt(variance)
+
+
 def t_to_z(t: NDArray[np.float64], df: float) -> NDArray[np.float64]:
     """Turn t values, any shape, into z values of the same upper tail."""
     flat, z = np.ravel(t), np.empty(t.size)
@@ -117,6 +147,23 @@ def f_to_z(f: NDArray[np.float64], dimension: int, df: float) -> NDArray[np.floa
         lambda a, b: distributions.f_to_z(flat[a:b], dimension, df, out=z[a:b]), f.size, VOXEL_SPAN
     )
     return z.reshape(f.shape)
+
+
+def f_maps_to_z(maps: NDArray[np.float32], dimension: int, df: float) -> None:
+    """Turn maps of F into z, in place: what `f_to_z` gives, as float32."""
+    for one in maps:
+        one[:] = f_to_z(one, dimension, df)
+
+
+def empty_maps(most: int, n_voxels: int) -> NDArray[np.float32]:
+    """Return room for as many float32 maps as pay off at a time, ``most`` at most."""
+    fitting = int(np.clip(MAP_BYTES // (4 * n_voxels), 1, SHUFFLE_TILE))
+    return np.empty((min(most, fitting), n_voxels), dtype=np.float32)
+
+
+def negate(maps: NDArray[np.float32]) -> None:
+    """Turn maps over, in place."""
+    np.negative(maps, out=maps)
 
 
 def label(above: NDArray[np.bool_], lattice: Lattice) -> NDArray[np.int32]:

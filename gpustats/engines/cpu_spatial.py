@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gpustats.engines import cpu_clusters, cpu_grid
+from gpustats.engines import ScoreCounts, cpu_clusters, cpu_grid
 from gpustats.engines.cpu_tfce import Height, extent_weights, tfce_map, tfce_peak
 from gpustats.engines.cpu_threads import n_threads, share_out
 from gpustats.spaces import Lattice
@@ -32,6 +32,34 @@ def cluster_peaks(
 
     share_out(work, len(maps), n_threads())
     return extents, masses
+
+
+def cluster_counts(
+    maps: NDArray[np.float32],
+    threshold: np.float32,
+    lattice: Lattice,
+    reaching: ScoreCounts,
+    *,
+    above: bool,
+    of_mass: bool,
+) -> None:
+    """Count the maps in which the extent, or the mass, of a voxel's cluster reaches a limit.
+
+    Limits of masses are in the unit of the maps.
+    """
+
+    def work(queue: Iterator[int]) -> NDArray[np.int64]:
+        scratch = _scratch(lattice, cpu_clusters.scratch_for)
+        counts = np.zeros(lattice.n_voxels, dtype=np.int64)
+        for number in queue:
+            found = cpu_clusters.cluster_maps(
+                maps[number], float(threshold), lattice, scratch, _mass(above)
+            )
+            scores = found.masses / cpu_clusters.MASS_SCALE if of_mass else found.extents
+            counts += scores >= reaching.limits
+        return counts
+
+    reaching.counts[:] += sum(share_out(work, len(maps), n_threads()))
 
 
 def cluster_scores(
@@ -62,6 +90,34 @@ def tfce_peaks(
             peaks[number] = tfce_peak(maps[number], geometry, scratch, weights, form)
 
     share_out(work, len(maps), n_threads())
+    return peaks
+
+
+def tfce_counts(
+    maps: NDArray[np.float32],
+    lattice: Lattice,
+    extent: float,
+    height: float,
+    step: float,
+    reaching: ScoreCounts,
+) -> NDArray[np.float64]:
+    """Do what `tfce_peaks` does, and count the maps whose score of a voxel reaches a limit."""
+    geometry = _geometry(lattice)
+    weights = _weights(lattice.n_voxels, float(extent))
+    form = Height(float(height), float(step))
+    peaks = np.empty(len(maps))
+
+    def work(queue: Iterator[int]) -> NDArray[np.int64]:
+        scratch = _scratch(geometry, cpu_grid.scratch_for)
+        scores = np.empty(lattice.n_voxels)
+        counts = np.zeros(lattice.n_voxels, dtype=np.int64)
+        for number in queue:
+            tfce_map(maps[number], geometry, scratch, weights, form, scores)
+            peaks[number] = scores.max()
+            counts += scores >= reaching.limits
+        return counts
+
+    reaching.counts[:] += sum(share_out(work, len(maps), n_threads()))
     return peaks
 
 
