@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from emulator.fixtures import cuda, cupy, emulated  # noqa: F401 -- fixtures of many tests
 from hypothesis import settings
 
 from gpustats import cli
@@ -22,10 +23,18 @@ def rng():
     return np.random.default_rng(20261122)
 
 
-@pytest.fixture(params=["cpu"])
-def engine(request):
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request):
+    """Every kind of device: a GPU may be an emulated one."""
+    if request.param == "cuda":
+        request.getfixturevalue("cuda")
+    return request.param
+
+
+@pytest.fixture
+def engine(device):
     """Every engine there is: tests of the seam hold for all of them."""
-    return resolve(request.param)
+    return resolve(device)
 
 
 @pytest.fixture(scope="session")
@@ -58,3 +67,11 @@ def run(tmp_path, monkeypatch, capsys):
         return status, captured.out, captured.err
 
     return run_command
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what runs on a GPU, emulated or real: ``-m gpu`` chooses it."""
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if "cuda" in item.fixturenames or parameters.get("device") == "cuda":
+            item.add_marker("gpu")
