@@ -78,7 +78,7 @@ def t_to_z(t: ArrayLike, df: float, out: Float64Array | None = None) -> Float64A
     """
     df = _positive("df", df)
     values, z = _input_and_output(t, out)
-    _interpolate(values.reshape(-1), df, _t_to_z_table(df), z.reshape(-1))
+    _interpolate(values.reshape(-1), df, t_to_z_table(df), z.reshape(-1))
     return z
 
 
@@ -132,6 +132,29 @@ def f_to_z(
     constant = log_beta(0.5 * df, 0.5 * dimension)
     _invert_each_f(values.reshape(-1), dimension, df, constant, z.reshape(-1))
     return z
+
+
+@lru_cache(maxsize=64)
+def t_to_z_table(df: float) -> Float64Array:
+    """Tabulate r(w) = z / w for `t_to_z`, here and on other devices.
+
+    Parameters
+    ----------
+    df
+        Degrees of freedom, positive and finite.
+
+    Returns
+    -------
+    ndarray
+        ``(N_SEGMENTS, POLYNOMIAL_DEGREE + 1)``: of the polynomial in u, which goes from -1 to 1
+        along a segment, the coefficient of every power. It is kept: do not write to it.
+    """
+    constant = log_beta(0.5 * df, 0.5)
+    u = chebyshev.chebpts1(POLYNOMIAL_DEGREE + 1)
+    w = SEGMENT_WIDTH * (np.arange(N_SEGMENTS) + 0.5 * (u[:, None] + 1.0))
+    z = [_z_of_t_exponent(exponent, df, constant) for exponent in (w * w).flat]
+    coefficients = np.linalg.solve(np.vander(u, increasing=True), np.reshape(z, w.shape) / w)
+    return np.ascontiguousarray(coefficients.T)
 
 
 def log_beta(a: float, b: float) -> float:
@@ -202,17 +225,6 @@ def _input_and_output(
             f"got {out.dtype} of shape {out.shape}, strides {out.strides}"
         )
     return values, out
-
-
-@lru_cache(maxsize=64)
-def _t_to_z_table(df: float) -> Float64Array:
-    """Tabulate r(w) = z / w: coefficients (segment, power) of u in -1..1 along each segment."""
-    constant = log_beta(0.5 * df, 0.5)
-    u = chebyshev.chebpts1(POLYNOMIAL_DEGREE + 1)
-    w = SEGMENT_WIDTH * (np.arange(N_SEGMENTS) + 0.5 * (u[:, None] + 1.0))
-    z = [_z_of_t_exponent(exponent, df, constant) for exponent in (w * w).flat]
-    coefficients = np.linalg.solve(np.vander(u, increasing=True), np.reshape(z, w.shape) / w)
-    return np.ascontiguousarray(coefficients.T)
 
 
 @kernel

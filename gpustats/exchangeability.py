@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,6 +29,34 @@ HOW_BLOCKS_MOVE = {
     "whole": "in {} blocks as wholes",
     "both": "within and between {} blocks",
 }
+
+
+class Sampling(NamedTuple):
+    """Describe the units of random shuffles, for whoever draws them.
+
+    Parameters
+    ----------
+    places
+        ``(n_units,)`` int32: the units, those of a set that is exchanged side by side; empty if
+        none are exchanged. Behind the blocks come, under "both", their subjects.
+    set_start
+        ``(n_units,)`` int32: where in ``places`` the set of every unit starts.
+    set_size
+        ``(n_units,)`` int32: how many units the set of every unit has.
+    blocks
+        ``(n_blocks, size)`` int32: subjects of the blocks that are exchanged; None if none are.
+    sign_unit
+        ``(n_subjects,)`` int32: number of the sign of every subject.
+    n_sign_units
+        Number of signs that are flipped; 0 if none are.
+    """
+
+    places: NDArray[np.int32]
+    set_start: NDArray[np.int32]
+    set_size: NDArray[np.int32]
+    blocks: NDArray[np.int32] | None
+    sign_unit: NDArray[np.int32]
+    n_sign_units: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +166,25 @@ class Exchangeability:
         return wholes + [(n_blocks + block, rows[block]) for block in self._block_members]
 
     @cached_property
+    def sampling(self) -> Sampling:
+        """How the units are drawn at random."""
+        sets = [members for members, _ in self.exchanges]
+        sizes = np.array([members.size for members in sets], np.int32)
+        places = np.concatenate([np.empty(0, np.int32), *sets], dtype=np.int32)
+        set_start, set_size = np.empty_like(places), np.empty_like(places)
+        set_start[places] = np.repeat(np.cumsum(sizes) - sizes, sizes)
+        set_size[places] = np.repeat(sizes, sizes)
+        exchanged = self.permutes and self._moves_blocks
+        return Sampling(
+            places,
+            set_start,
+            set_size,
+            np.array(self._block_members, np.int32) if exchanged else None,
+            self.sign_unit.astype(np.int32),
+            self.n_sign_units if self.flips else 0,
+        )
+
+    @cached_property
     def places(self) -> Positions | None:
         """Group of every subject within which subjects take each other's place; None if signs flip.
 
@@ -176,9 +223,9 @@ class Exchangeability:
         """Turn the sources of the units into the design row of every subject."""
         if not self._moves_blocks:
             return units
-        if not self.permutes:
+        blocks = self.sampling.blocks
+        if blocks is None:
             return np.tile(np.arange(self.n_subjects), (len(units), 1))
-        blocks = np.array(self._block_members)
         permutation = np.empty((len(units), self.n_subjects), np.intp)
         permutation[:, blocks.ravel()] = blocks[units[:, : len(blocks)]].reshape(permutation.shape)
         if self.block_exchange == "whole":

@@ -20,6 +20,7 @@ from gpustats.exchangeability import (
     Errors,
     Exchangeability,
     Positions,
+    Sampling,
     check_integer,
 )
 
@@ -145,6 +146,11 @@ class Shuffles:
         indicators = (places[:, np.newaxis] == np.unique(places)).astype(np.float64)
         return np.asarray(indicators / np.sqrt(indicators.sum(axis=0)))
 
+    @property
+    def sampling(self) -> Sampling:
+        """Units of the shuffles that are drawn at random, for engines that draw them too."""
+        return self._scheme.sampling
+
     def draw(
         self, indices: Sequence[int] | NDArray[np.integer]
     ) -> tuple[NDArray[np.int32], NDArray[np.int8]]:
@@ -246,22 +252,19 @@ class Shuffles:
     def _random_units(self, numbers: NDArray[np.int64]) -> Positions:
         """Draw the source of every unit: (b, n_units)."""
         units = np.tile(np.arange(self._scheme.n_units), (numbers.size, 1))
-        if not self._scheme.permutes:
+        places, set_start = self.sampling.places, self.sampling.set_start
+        if places.size == 0:
             return units
         words = self._words(numbers, PERMUTATION_STREAM, 2 * units.shape[1])
         keys = words[:, 0::2] + (words[:, 1::2].astype(np.uint64) << np.uint64(32))
-        sets = [members for members, _ in self._scheme.exchanges]
-        places = np.concatenate(sets)
-        set_of = np.empty_like(places)
-        set_of[places] = np.repeat(np.arange(len(sets)), [members.size for members in sets])
-        units[:, places] = np.lexsort((keys, np.broadcast_to(set_of, keys.shape)), axis=1)
+        units[:, places] = np.lexsort((keys, np.broadcast_to(set_start, keys.shape)), axis=1)
         return units
 
     def _random_flips(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Draw which sign units are flipped: (b, n_sign_units)."""
-        n_signs = self._scheme.n_sign_units
-        if not self._scheme.flips:
-            return np.zeros((numbers.size, n_signs), np.bool_)
+        n_signs = self.sampling.n_sign_units
+        if n_signs == 0:
+            return np.zeros((numbers.size, self._scheme.n_sign_units), np.bool_)
         words = self._words(numbers, SIGN_STREAM, -(-n_signs // 32))
         # Stored little-endian, bit s of a word is bit s mod 8 of its byte s div 8.
         octets = np.ascontiguousarray(words, "<u4").view(np.uint8)

@@ -7,12 +7,14 @@ the kernels of ``kernels/``). Above this package no code knows which one it work
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpustats.engines.gpu_devices import why_no_gpu
 from gpustats.shuffles import Shuffles
 from gpustats.spaces import Lattice
 
@@ -20,10 +22,6 @@ logger = logging.getLogger("gpustats")
 
 Array: TypeAlias = Any
 """An array of an engine: of NumPy on the CPU, of CuPy on a GPU."""
-
-INSTALL_LINE = (
-    "install it with pip install 'gpustats[cuda13]' (driver 580 or newer) or 'gpustats[cuda12]'"
-)
 
 SHUFFLE_TILE = 192
 """Shuffles that are computed at a time: a multiple of the row blocks (12, 16) of BLAS kernels."""
@@ -154,6 +152,10 @@ class Engine(Protocol):
 
     def free_bytes(self) -> int:
         """Return how much memory can still be used."""
+        ...
+
+    def elapsed(self, work: Callable[[], object]) -> float:
+        """Run work, and return the seconds until the device has finished it."""
         ...
 
     def to_host(self, array: Array) -> NDArray[Any]:
@@ -321,29 +323,6 @@ def resolve(device: str = "auto") -> Engine:
     engine = _cpu() if why_no_gpu() else _gpu(0)
     _announce(engine.describe())
     return engine
-
-
-def why_no_gpu(index: int = 0) -> str:
-    """Say why a GPU cannot be used, and what to do about it; nothing if it can.
-
-    Parameters
-    ----------
-    index
-        Number of the GPU.
-    """
-    try:
-        import cupy
-    except ImportError as error:
-        reason = "CuPy is not installed" if isinstance(error, ModuleNotFoundError) else str(error)
-        return f"{reason}; {INSTALL_LINE}"
-    try:
-        found = cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        return f"CuPy {cupy.__version__} finds no GPU ({error}); see that nvidia-smi lists one"
-    if index >= found:
-        plural = "GPUs, numbered from 0" if found > 1 else "GPU, number 0"
-        return f"this machine has {found} {plural}" if found else "this machine has no GPU"
-    return ""
 
 
 def _cpu() -> Engine:

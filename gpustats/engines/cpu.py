@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ __all__ = [
     "cluster_scores",
     "contrast",
     "describe",
+    "elapsed",
     "empty_maps",
     "exceedances",
     "f_maps_to_z",
@@ -96,6 +98,13 @@ def _meminfo() -> str:
     """Return Linux's account of memory, or nothing elsewhere."""
     path = Path("/proc/meminfo")
     return path.read_text() if path.exists() else ""
+
+
+def elapsed(work: Callable[[], object]) -> float:
+    """Run work, and return the seconds that it took."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
 
 def to_host(array: NDArray[Any]) -> NDArray[Any]:

@@ -301,16 +301,22 @@ def _sum_levels(
     heights: NDArray[np.float32], height: Height, integrals: NDArray[np.float64]
 ) -> None:
     """Sum the powers of the levels up to each of these descending heights."""
-    step = height.step
     if heights.size == 0:
         return
-    sums = np.zeros(_level(np.float64(heights[0]), step) + 1)
-    for level in range(1, sums.size):
-        sums[level] = sums[level - 1] + _power(level * step, height.exponent)
-    if height.multiply_by_step:
-        sums *= step
+    sums = level_sums(_level(np.float64(heights[0]), height.step), height)
     for i in range(heights.size):
-        integrals[i] = sums[_level(np.float64(heights[i]), step)]
+        integrals[i] = sums[_level(np.float64(heights[i]), height.step)]
+
+
+@kernel
+def level_sums(n_levels: int, height: Height) -> NDArray[np.float64]:
+    """Sum the powers of the first 0, 1, ... and of all of so many levels, one after the other."""
+    sums = np.zeros(n_levels + 1)
+    for level in range(1, sums.size):
+        sums[level] = sums[level - 1] + _power(level * height.step, height.exponent)
+    if height.multiply_by_step:
+        sums *= height.step
+    return sums
 
 
 @kernel
