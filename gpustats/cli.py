@@ -1,4 +1,4 @@
-"""The command line: ``gpustats fit``, ``permute``, ``merge``, ``info`` and ``demo``."""
+"""The command line: ``gpustats fit``, ``permute``, ``merge``, ``selftest``, ``info``, ``demo``."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from gpustats import demo
 from gpustats.cli_fit import add_fit
 from gpustats.cli_merge import add_merge
 from gpustats.cli_permute import add_permute
-from gpustats.engines import DeviceError, resolve
-from gpustats.environment import versions
+from gpustats.cli_selftest import add_info, add_selftest
+from gpustats.engines import DeviceError
 
 logger = logging.getLogger("gpustats")
 
@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0, or 2 after a user's error, which is told in one line, or 130 after Ctrl-C.
+        0, or 1 if a self-test found a mismatch, or 2 after a user's error, which is told in one
+        line, or 130 after Ctrl-C.
     """
     words = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(_with_expressions(words))
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: logger.warning("%s", message)
-            options.run(options)
+            status: int | None = options.run(options)
     except (ValueError, TypeError, OSError, DeviceError, ImportError) as error:
         if os.environ.get("GPUSTATS_DEBUG"):
             raise
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     finally:
         logger.removeHandler(handler)
-    return 0
+    return status or 0
 
 
 def _with_expressions(words: Sequence[str]) -> list[str]:
@@ -96,8 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     add_fit(commands)
     add_permute(commands)
     add_merge(commands)
-    info = commands.add_parser("info", help="print versions, the engine and the free memory")
-    info.set_defaults(run=_info)
+    add_selftest(commands)
+    add_info(commands)
     demonstration = commands.add_parser("demo", help="simulate a group, analyse it, report it")
     demonstration.add_argument(
         "--output-dir", type=Path, default=Path("gpustats-demo"), help="default: %(default)s"
@@ -106,16 +107,6 @@ def _parser() -> argparse.ArgumentParser:
     demonstration.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     demonstration.set_defaults(run=_demo)
     return parser
-
-
-def _info(options: argparse.Namespace) -> None:
-    """Print what a bug report should start with."""
-    del options
-    for package, version in versions().items():
-        print(f"{package:10} {version}")
-    engine = resolve("auto")
-    print(f"{'engine':10} {engine.describe()}")
-    print(f"{'memory':10} {engine.free_bytes() / 2**30:.1f} GiB free")
 
 
 def _demo(options: argparse.Namespace) -> None:

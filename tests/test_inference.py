@@ -1,3 +1,4 @@
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -23,8 +24,10 @@ EVERYTHING = (
 NAMES = ("voxelwise", "cluster_extent", "cluster_mass", "tfce")
 
 
-def run_test(maps, *arguments, **options):
-    return permutation_test(maps, *arguments, device="cpu", **options)
+@pytest.fixture
+def run_test(device):
+    """Run a permutation test on a device."""
+    return partial(permutation_test, device=device)
 
 
 def two_groups(rng, n=9):
@@ -43,7 +46,7 @@ def exact_p(statistics, two_sided):
 
 @pytest.mark.parametrize("two_sided", [True, False])
 @pytest.mark.parametrize("whole_numbers", [True, False])
-def test_all_sign_flips_equal_enumeration(rng, two_sided, whole_numbers):
+def test_all_sign_flips_equal_enumeration(run_test, rng, two_sided, whole_numbers):
     maps = make_maps(rng, n_subjects=7)
     if whole_numbers:
         maps = Maps(np.asfortranarray(np.round(maps.values * 2)), maps.grid)
@@ -75,7 +78,7 @@ def freedman_lane(values, table, weights, permutation, signs):
 
 
 @pytest.mark.parametrize("weights", [[1, -1, 0], [0, 0, 1], [[1, -1, 0], [0, 0, 1]]])
-def test_exhaustive_permutations_equal_enumeration(rng, weights):
+def test_exhaustive_permutations_equal_enumeration(run_test, rng, weights):
     maps = make_maps(rng, n_subjects=6, shape=(6, 7, 5))
     table = two_groups(rng, 6).round(1)
     result = run_test(maps, Design(table), weights, n_permutations=720)["voxelwise"]
@@ -89,7 +92,7 @@ def test_exhaustive_permutations_equal_enumeration(rng, weights):
     assert np.array_equal(result.p_uncorrected, uncorrected)
 
 
-def test_two_groups_without_covariates_are_all_their_splits(rng):
+def test_two_groups_without_covariates_are_all_their_splits(run_test, rng):
     maps = make_maps(rng, n_subjects=7)
     table = two_groups(rng, 7)[["g", "h"]]
     result = run_test(maps, Design(table), "g - h", n_permutations=1000)["voxelwise"]
@@ -106,7 +109,7 @@ def test_two_groups_without_covariates_are_all_their_splits(rng):
     assert np.array_equal(result.p_corrected, p)
 
 
-def test_blocks_are_respected(rng):
+def test_blocks_are_respected(run_test, rng):
     pairs = np.repeat(np.arange(4), 2)
     maps = make_maps(rng, n_subjects=8)
     table = pd.DataFrame((pairs[:, None] == np.arange(4)) * 1.0, columns=list("abcd"))
@@ -130,7 +133,7 @@ def test_blocks_are_respected(rng):
 
 @pytest.mark.parametrize("scheme", ["freedman-lane", "dekker", "manly"])
 @pytest.mark.parametrize("errors", ["ee", "ise", "both"])
-def test_null_maxima_equal_explicit_refits(rng, scheme, errors):
+def test_null_maxima_equal_explicit_refits(run_test, rng, scheme, errors):
     n = 11
     maps = make_maps(rng, n_subjects=n, mean=0)
     table = two_groups(rng, n)
@@ -154,7 +157,7 @@ def test_null_maxima_equal_explicit_refits(rng, scheme, errors):
         assert result.null_maxima[index] == pytest.approx(np.abs(t).max(), rel=2e-5)
 
 
-def test_the_reported_map_is_that_of_fit_and_close_to_what_is_compared(rng):
+def test_the_reported_map_is_that_of_fit_and_close_to_what_is_compared(run_test, rng):
     maps = make_maps(rng)
     result = run_test(maps, n_permutations=50)["voxelwise"]
     expected = least_squares(maps.values, np.ones((12, 1)), [1])[2]
@@ -174,7 +177,7 @@ def assert_same(one, other):
 
 
 @pytest.fixture
-def covariate(rng):
+def covariate(run_test, rng):
     """A covariate test with every statistic."""
     maps = make_maps(rng, n_subjects=10)
     design = Design(pd.DataFrame({"x": rng.normal(size=10), "one": 1.0}))
@@ -222,7 +225,7 @@ def test_seeds_decide(covariate):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_data_times_minus_one_swaps_the_tails_exactly(rng, name):
+def test_data_times_minus_one_swaps_the_tails_exactly(run_test, rng, name):
     maps = make_maps(rng, n_subjects=9)
     negated = Maps(np.asfortranarray(-maps.values), maps.grid)
     options = {"statistics": EVERYTHING, "n_permutations": 300, "uncorrected": True}
@@ -234,7 +237,7 @@ def test_data_times_minus_one_swaps_the_tails_exactly(rng, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_two_sided_maxima_are_the_larger_of_both_tails(rng, name):
+def test_two_sided_maxima_are_the_larger_of_both_tails(run_test, rng, name):
     maps = make_maps(rng, n_subjects=9)
     negated = Maps(np.asfortranarray(-maps.values), maps.grid)
     statistics = (
@@ -250,7 +253,7 @@ def test_two_sided_maxima_are_the_larger_of_both_tails(rng, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_p_follows_from_the_scores_of_every_shuffle(rng, name):
+def test_p_follows_from_the_scores_of_every_shuffle(run_test, rng, name):
     maps = make_maps(rng, n_subjects=6, mean=0.3)
     result = run_test(maps, statistics=EVERYTHING, n_permutations=64, uncorrected=True)[name]
     assert result.n_shuffles == 64
@@ -264,7 +267,7 @@ def test_p_follows_from_the_scores_of_every_shuffle(rng, name):
     assert (np.diff(p[order]) <= 1e-12).all()
 
 
-def test_spatial_statistics_of_f_run_on_its_z(rng):
+def test_spatial_statistics_of_f_run_on_its_z(run_test, rng):
     maps = make_maps(rng, n_subjects=12)
     table = pd.DataFrame(np.eye(3)[np.arange(12) % 3], columns=list("abc"))
     statistics = (Voxelwise(), Tfce(), ClusterExtent(connectivity=6, threshold_z=1.0))
@@ -285,7 +288,7 @@ def test_spatial_statistics_of_f_run_on_its_z(rng):
         )
 
 
-def test_several_contrasts_and_correction_over_them(rng):
+def test_several_contrasts_and_correction_over_them(run_test, rng):
     maps = make_maps(rng, n_subjects=12)
     design = Design(pd.DataFrame({"x": rng.normal(size=12), "y": rng.normal(size=12), "one": 1.0}))
     result = run_test(maps, design, {"x": "x", "y": "y"}, n_permutations=200)
@@ -302,7 +305,7 @@ def test_several_contrasts_and_correction_over_them(rng):
         _ = result["voxelwise"]
 
 
-def test_correction_over_contrasts_is_one_sided_where_the_test_is(rng):
+def test_correction_over_contrasts_is_one_sided_where_the_test_is(run_test, rng):
     maps = make_maps(rng, n_subjects=12, mean=0)
     maps.values[:20] -= 5
     contrasts = {"up": [1.0], "down": [-1.0]}
@@ -316,7 +319,9 @@ def test_correction_over_contrasts_is_one_sided_where_the_test_is(rng):
         mixed.p_corrected_over_contrasts("voxelwise")
 
 
-def test_what_does_not_fit_is_refused_before_the_first_contrast_is_computed(rng, monkeypatch):
+def test_what_does_not_fit_is_refused_before_the_first_contrast_is_computed(
+    run_test, rng, monkeypatch
+):
     monkeypatch.setattr("gpustats.inference._Test.run", None)
     maps = make_maps(rng, n_subjects=12)
     design = Design(pd.DataFrame({"x": rng.normal(size=12), "one": 1.0}))
@@ -333,14 +338,14 @@ def test_what_does_not_fit_is_refused_before_the_first_contrast_is_computed(rng,
             run_test(maps, design, mixed, n_permutations=50, **options)
 
 
-def test_thresholds_have_the_asked_p(rng):
+def test_thresholds_have_the_asked_p(run_test, rng):
     result = run_test(make_maps(rng), n_permutations=200)["voxelwise"]
     height = result.threshold(0.05)
     assert (result.null_maxima >= height).mean() <= 0.05
     assert result.threshold(0.001) is None
 
 
-def test_a_fitted_tail_goes_below_what_counting_can(rng):
+def test_a_fitted_tail_goes_below_what_counting_can(run_test, rng):
     maps = make_maps(rng, n_subjects=24, mean=0)
     maps.values[:10] += 2.5
     result = run_test(maps, statistics=[Voxelwise(), Tfce()], n_permutations=2000)
@@ -355,7 +360,7 @@ def test_a_fitted_tail_goes_below_what_counting_can(rng):
     assert not result["tfce"].tail("none")[1].any()
 
 
-def test_errors_are_chosen_by_what_is_tested(rng, log):
+def test_errors_are_chosen_by_what_is_tested(run_test, rng, log):
     maps = make_maps(rng, n_subjects=12)
     design = Design(pd.DataFrame({"x": rng.normal(size=12), "one": 1.0}))
     run_test(maps, design, {"mean": "one", "slope": "x"}, n_permutations=50)
@@ -379,7 +384,7 @@ def test_errors_are_chosen_by_what_is_tested(rng, log):
         ({"scheme": "smith"}, ValueError, "scheme must be one of"),
     ],
 )
-def test_wrong_options(rng, options, error, message):
+def test_wrong_options(run_test, rng, options, error, message):
     maps = make_maps(rng, n_subjects=12)
     design = Design(pd.DataFrame({"x": rng.normal(size=12), "one": 1.0}))
     settings = {"contrast": "x", "n_permutations": 50, **options}
@@ -387,7 +392,7 @@ def test_wrong_options(rng, options, error, message):
         run_test(maps, design, **settings)
 
 
-def test_uncorrected_p_of_spatial_statistics_is_there_on_request(rng):
+def test_uncorrected_p_of_spatial_statistics_is_there_on_request(run_test, rng):
     maps = make_maps(rng, n_subjects=9)
     result = run_test(maps, statistics=[Tfce(), Voxelwise()], n_permutations=60)
     assert result["voxelwise"].p_uncorrected.shape == (maps.n_voxels,)

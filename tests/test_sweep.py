@@ -5,13 +5,18 @@ import numpy as np
 import pytest
 import threadpoolctl
 from oracles import least_squares
+from seam import Product
 
-from gpustats.engines import SHUFFLE_TILE, Form, Units
-from gpustats.engines.cpu import unit_tiles
-from gpustats.engines.cpu_sweep import VOXEL_TILE, exceedances, statistic_of, sweep, values_of
+from gpustats.engines import SHUFFLE_TILE, Form, cpu, cpu_sweep
 from gpustats.engines.cpu_threads import n_threads, one_blas_thread, share_out
 
 FORMS = [Form(1, 0, 17), Form(3, 0, 15), Form(1, 2, 15), Form(2, 3, 13)]
+
+
+@pytest.fixture
+def product(engine, device):
+    """The product of each engine."""
+    return Product(engine, device)
 
 
 def unit(values):
@@ -20,19 +25,13 @@ def unit(values):
     return np.asfortranarray(values / lengths, dtype=np.float32)
 
 
-def pack(values):
-    """Lay out maps as they are, ``(n_voxels, n)``, in tiles."""
-    n_voxels, n = values.shape
-    padded = np.zeros((-(-n_voxels // VOXEL_TILE) * VOXEL_TILE, n), np.float32)
-    padded[:n_voxels] = values
-    tiles = padded.reshape(-1, VOXEL_TILE, n).transpose(0, 2, 1)
-    return Units(np.ascontiguousarray(tiles), n_voxels)
-
-
 def random_rows(rng, n_rows, n):
     """A tile of shuffles, ``(192, k, n)``: one orthonormal set of rows, shuffled."""
     rows = np.linalg.qr(rng.normal(size=(n, n_rows)))[0].T
     return np.stack([rows[:, rng.permutation(n)] for _ in range(SHUFFLE_TILE)]).astype(np.float32)
+
+
+PRODUCT_OF_CPU = Product(cpu, "cpu")
 
 
 def rows_of(form):
@@ -40,7 +39,7 @@ def rows_of(form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_shuffle_equals_the_refit_of_shuffled_residuals(rng, form):
+def test_a_shuffle_equals_the_refit_of_shuffled_residuals(product, rng, form):
     n, n_voxels = 18, 50
     tested = rng.normal(size=(n, form.n_tested))
     nuisance = rng.normal(1, 1, (n, form.n_nuisance))
@@ -56,7 +55,7 @@ def test_a_shuffle_equals_the_refit_of_shuffled_residuals(rng, form):
     # an orthonormal direction has a sign of its own
     sign = np.sign(directions[:, 0] @ tested[:, 0]) if form.n_tested == 1 else 1
     maps = np.empty((SHUFFLE_TILE, n_voxels), np.float32)
-    sweep(rows.astype(np.float32), pack(unit(residuals)), form, maps=maps)
+    product.sweep(rows.astype(np.float32), product.pack(unit(residuals)), form, maps=maps)
     for order, found in zip(orders, maps, strict=True):
         shuffled = values - residuals + residuals[:, order]
         _, _, statistic, df = least_squares(shuffled, design, contrast)
@@ -64,54 +63,53 @@ def test_a_shuffle_equals_the_refit_of_shuffled_residuals(rng, form):
         np.testing.assert_allclose(sign * found, statistic, rtol=1e-5, atol=1e-5)
 
 
-def test_a_shuffle_of_one_sample_is_t_of_flipped_maps(rng):
+def test_a_shuffle_of_one_sample_is_t_of_flipped_maps(product, rng):
     n = 12
     values = rng.normal(0, 1, (60, n)) + np.linspace(0, 4, 60)[:, None]
     signs = rng.choice([-1, 1], (SHUFFLE_TILE, n))
     signs[0] = 1
     rows = (signs / np.sqrt(n)).astype(np.float32)[:, None]
     maps = np.empty((SHUFFLE_TILE, 60), np.float32)
-    sweep(rows, pack(unit(values)), Form(1, 0, n - 1), maps=maps)
+    product.sweep(rows, product.pack(unit(values)), Form(1, 0, n - 1), maps=maps)
     for flips, found in zip(signs, maps, strict=True):
         _, _, t, _ = least_squares(values * flips, np.ones((n, 1)), [1])
         np.testing.assert_allclose(found, t, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_peaks_are_the_extremes_of_the_maps(rng, form):
-    units = pack(unit(rng.normal(size=(3000, 18))))
+def test_peaks_are_the_extremes_of_the_maps(product, rng, form):
+    units = product.pack(unit(rng.normal(size=(3000, 18))))
     rows = random_rows(rng, rows_of(form), 18)
     maps = np.empty((SHUFFLE_TILE, 3000), np.float32)
-    peaks = sweep(rows, units, form, maps=maps)
-    assert np.array_equal(statistic_of(peaks.upper, form), maps.max(axis=1))
+    peaks = product.sweep(rows, units, form, maps=maps)
+    assert np.array_equal(product.statistic_of(peaks.upper, form), maps.max(axis=1))
     if form.n_tested == 1:
-        assert np.array_equal(statistic_of(peaks.lower, form), -maps.min(axis=1))
+        assert np.array_equal(product.statistic_of(peaks.lower, form), -maps.min(axis=1))
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_observed_values_are_those_of_shuffle_0(rng, form):
-    units = pack(unit(rng.normal(size=(2100, 18))))
+def test_observed_values_are_those_of_shuffle_0(product, rng, form):
+    units = product.pack(unit(rng.normal(size=(2100, 18))))
     rows = random_rows(rng, rows_of(form), 18)
     first = np.empty((1, 2100), np.float32)
-    sweep(rows, units, form, shuffles=range(1), maps=first)
-    observed = values_of(rows[0], units, form)
-    assert np.array_equal(statistic_of(observed, form), first[0])
-    assert np.array_equal(observed, values_of(rows[0], units, form, threads=1))
+    product.sweep(rows, units, form, shuffles=range(1), maps=first)
+    observed = product.values_of(rows[0], units, form)
+    assert np.array_equal(product.statistic_of(observed, form), first[0])
 
 
 @pytest.mark.parametrize("two_sided", [False, True])
 @pytest.mark.parametrize("n_tested", [1, 2])
-def test_counts_of_exact_products(rng, n_tested, two_sided):
+def test_counts_of_exact_products(product, rng, n_tested, two_sided):
     # sums of few small multiples of 1/32 are exact in any order, so that ties abound
     unit_maps = rng.integers(-2, 3, (1500, 6)).astype(np.float32) / 8
     rows = rng.integers(-2, 3, (SHUFFLE_TILE, n_tested, 6)).astype(np.float32) / 4
-    form, units = Form(n_tested, 0, 5), pack(unit_maps)
+    form, units = Form(n_tested, 0, 5), product.pack(unit_maps)
     exact = np.einsum("pkn,vn->kpv", rows, unit_maps)
     values = exact[0] if n_tested == 1 else (exact**2).sum(axis=0)
-    observed = values_of(rows[0], units, form)
+    observed = product.values_of(rows[0], units, form)
     assert np.array_equal(observed, values[0])
-    exceeding = exceedances(observed, form, two_sided=two_sided)
-    peaks = sweep(rows, units, form, shuffles=range(5, 150), exceeding=exceeding)
+    exceeding = product.exceedances(observed, form, two_sided=two_sided)
+    peaks = product.sweep(rows, units, form, shuffles=range(5, 150), exceeding=exceeding)
     compared = np.abs(values) if two_sided else values
     assert np.array_equal(exceeding.counts, (compared >= compared[0])[5:150].sum(axis=0))
     assert np.array_equal(peaks.upper, values[5:150].max(axis=1))
@@ -120,13 +118,15 @@ def test_counts_of_exact_products(rng, n_tested, two_sided):
 
 @pytest.mark.parametrize("two_sided", [False, True])
 @pytest.mark.parametrize("form", FORMS[2:])
-def test_counts_of_freedman_and_lane(rng, form, two_sided):
-    units = pack(unit(rng.normal(size=(1500, 18))))
+def test_counts_of_freedman_and_lane(product, rng, form, two_sided):
+    units = product.pack(unit(rng.normal(size=(1500, 18))))
     rows = random_rows(rng, rows_of(form), 18)
-    exceeding = exceedances(values_of(rows[0], units, form), form, two_sided=two_sided)
+    exceeding = product.exceedances(
+        product.values_of(rows[0], units, form), form, two_sided=two_sided
+    )
     maps = np.empty((SHUFFLE_TILE, 1500), np.float32)
     for _ in range(2):
-        sweep(rows, units, form, exceeding=exceeding, maps=maps)
+        product.sweep(rows, units, form, exceeding=exceeding, maps=maps)
     compared = np.abs(maps) if two_sided else maps
     tolerance = 1e-5 * np.maximum(np.abs(compared[0]), 1)
     np.testing.assert_allclose(compared[0] - exceeding.limits, tolerance, atol=1e-6)
@@ -134,15 +134,15 @@ def test_counts_of_freedman_and_lane(rng, form, two_sided):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_observed_order_ties_with_itself_in_every_row(rng, form):
+def test_the_observed_order_ties_with_itself_in_every_row(product, rng, form):
     n = 18
-    units = pack(unit(rng.normal(size=(2000, n)) + rng.normal(0, 3, (2000, 1))))
+    units = product.pack(unit(rng.normal(size=(2000, n)) + rng.normal(0, 3, (2000, 1))))
     rows = np.repeat(random_rows(rng, rows_of(form), n)[:1], SHUFFLE_TILE, axis=0)
-    observed = values_of(rows[0], units, form)
+    observed = product.values_of(rows[0], units, form)
     for two_sided in (False, True):
-        exceeding = exceedances(observed, form, two_sided=two_sided)
+        exceeding = product.exceedances(observed, form, two_sided=two_sided)
         mirrored = rows * np.where(np.arange(SHUFFLE_TILE) % 2, -1, 1)[:, None, None]
-        sweep(
+        product.sweep(
             (mirrored if two_sided else rows).astype(np.float32), units, form, exceeding=exceeding
         )
         assert (exceeding.counts == SHUFFLE_TILE).all()
@@ -153,8 +153,8 @@ def test_the_observed_order_ties_with_itself_in_every_row(rng, form):
 def test_a_shuffle_has_the_same_bits_in_any_company(rng, n, form):
     n_voxels = 2 * 1024 + 100
     values = unit(rng.normal(size=(n_voxels, n)))
-    units, rows = pack(values), random_rows(rng, rows_of(form), n)
-    observed = values_of(rows[0], units, form)
+    units, rows = PRODUCT_OF_CPU.pack(values), random_rows(rng, rows_of(form), n)
+    observed = cpu_sweep.values_of(rows[0], units, form)
     whole = swept(rows, units, form, observed)
 
     for threads in (2, 3):
@@ -177,7 +177,7 @@ def test_a_shuffle_has_the_same_bits_in_any_company(rng, n, form):
     alone = swept(others, units, form, observed, range(50, 51))
     assert np.array_equal(alone[0][0], whole[0][50])
 
-    rest = swept(rows, pack(values[1024:]), form, observed[1024:])
+    rest = swept(rows, PRODUCT_OF_CPU.pack(values[1024:]), form, observed[1024:])
     assert np.array_equal(rest[0], whole[0][:, 1024:])
     assert np.array_equal(rest[1], whole[1][1024:])
 
@@ -192,8 +192,8 @@ def only(rows, part):
 def swept(rows, units, form, observed, shuffles=range(SHUFFLE_TILE), threads=1):
     """Maps, counts, upper and lower peaks of some shuffles."""
     maps = np.empty((len(shuffles), units.n_voxels), np.float32)
-    exceeding = exceedances(observed, form, two_sided=False)
-    peaks = sweep(
+    exceeding = cpu_sweep.exceedances(observed, form, two_sided=False)
+    peaks = cpu_sweep.sweep(
         rows, units, form, shuffles=shuffles, exceeding=exceeding, maps=maps, threads=threads
     )
     return maps, exceeding.counts, *peaks
@@ -201,17 +201,17 @@ def swept(rows, units, form, observed, shuffles=range(SHUFFLE_TILE), threads=1):
 
 @pytest.mark.parametrize("n_voxels", [1, 2, 1023, 1024, 1025])
 @pytest.mark.parametrize("form", [Form(1, 0, 1), Form(1, 1, 1), Form(2, 0, 1)])
-def test_padding_has_no_say(rng, n_voxels, form):
+def test_padding_has_no_say(product, rng, n_voxels, form):
     # every value is negative, and every sum of squares exceeds that of a padded column
     rows = np.zeros((SHUFFLE_TILE, rows_of(form), 3), np.float32)
     rows[:, 0] = -1 / np.sqrt(3)
     rows[:, 1:] = np.array([1, -1, 0]) / np.sqrt(2)
     values = unit(1 + 0.1 * rng.uniform(size=(n_voxels, 3)))
     maps = np.empty((SHUFFLE_TILE, n_voxels), np.float32)
-    units = pack(values)
-    exceeding = exceedances(values_of(rows[0], units, form), form, two_sided=False)
-    peaks = sweep(rows, units, form, exceeding=exceeding, maps=maps)
-    assert np.array_equal(statistic_of(peaks.upper, form), maps.max(axis=1))
+    units = product.pack(values)
+    exceeding = product.exceedances(product.values_of(rows[0], units, form), form, two_sided=False)
+    peaks = product.sweep(rows, units, form, exceeding=exceeding, maps=maps)
+    assert np.array_equal(product.statistic_of(peaks.upper, form), maps.max(axis=1))
     assert (peaks.upper < 0).all() == (form.n_tested == 1)
     assert (exceeding.counts == SHUFFLE_TILE).all()
     if form.n_tested == 2:
@@ -219,15 +219,15 @@ def test_padding_has_no_say(rng, n_voxels, form):
 
 
 @pytest.mark.parametrize("form", [form for form in FORMS if form.n_tested == 1])
-def test_negated_data_swap_the_tails(rng, form):
+def test_negated_data_swap_the_tails(product, rng, form):
     values = unit(rng.normal(size=(1300, 18)))
     rows = random_rows(rng, rows_of(form), 18)
     results = []
     for sign in (1, -1):
-        units = pack(sign * values)
-        observed = values_of(rows[0], units, form)
-        exceeding = exceedances(observed, form, two_sided=True)
-        results.append((*sweep(rows, units, form, exceeding=exceeding), exceeding.counts))
+        units = product.pack(sign * values)
+        observed = product.values_of(rows[0], units, form)
+        exceeding = product.exceedances(observed, form, two_sided=True)
+        results.append((*product.sweep(rows, units, form, exceeding=exceeding), exceeding.counts))
     (upper, lower, counts), (negated_upper, negated_lower, negated_counts) = results
     assert np.array_equal(upper, negated_lower)
     assert np.array_equal(lower, negated_upper)
@@ -235,25 +235,25 @@ def test_negated_data_swap_the_tails(rng, form):
 
 
 @pytest.mark.parametrize("form", [Form(1, 0, 3), Form(2, 0, 3), Form(1, 1, 3), Form(2, 1, 3)])
-def test_a_voxel_that_is_explained_entirely_stays_finite(form):
+def test_a_voxel_that_is_explained_entirely_stays_finite(product, form):
     rows = np.zeros((SHUFFLE_TILE, rows_of(form), 4), np.float32)
     rows[:, range(rows_of(form)), range(rows_of(form))] = 1
     maps = np.empty((SHUFFLE_TILE, 4), np.float32)
-    sweep(rows, pack(np.eye(4, dtype=np.float32)), form, maps=maps)
+    product.sweep(rows, product.pack(np.eye(4, dtype=np.float32)), form, maps=maps)
     assert np.isfinite(maps).all()
     assert (maps[:, 0] > 1e3).all()
     assert (maps[:, form.n_tested :] == 0).all()
 
 
 @pytest.mark.parametrize("n_voxels", [1, 1023, 1024, 1500])
-def test_units_are_residuals_of_unit_length_in_tiles(rng, n_voxels):
+def test_units_are_residuals_of_unit_length_in_tiles(product, rng, n_voxels):
     values = np.asfortranarray(rng.normal(5, 1, (n_voxels, 9)).astype(np.float32))
     removed = np.linalg.qr(np.column_stack([np.ones(9), rng.normal(size=9)]))[0]
-    units = unit_tiles(values, removed)
+    units = product.unit_tiles(values, removed)
     residuals = values.astype(float) - values.astype(float) @ removed @ removed.T
-    expected = pack(unit(residuals))
+    expected = product.pack(unit(residuals))
     assert units.n_voxels == n_voxels
-    np.testing.assert_allclose(units.tiles, expected.tiles, atol=1e-7)
+    np.testing.assert_allclose(units.tiles, product.engine.to_host(expected.tiles), atol=1e-7)
     assert not units.tiles.transpose(0, 2, 1).reshape(-1, 9)[n_voxels:].any()
 
 
