@@ -72,7 +72,7 @@ def test_gpus_and_what_drives_them_are_described():
 
 @pytest.mark.usefixtures("two_gpus")
 def test_info_names_every_gpu(run, monkeypatch):
-    monkeypatch.setattr(engines, "_gpu", lambda _: cpu)
+    monkeypatch.setattr("gpustats.engines._gpu", lambda _: cpu)
     status, out, _ = run("info")
     assert status == 0
     lines = {line.split()[0]: line for line in out.splitlines()}
