@@ -13,11 +13,13 @@ import numpy as np
 import gpustats
 from gpustats import images
 from gpustats.simulation import Blob, effect_map, simulate_maps
+from gpustats.sources import source
 
 installed = Path(gpustats.__file__).parent
 assert "site-packages" in installed.parts, f"not the installed package: {installed}"
 for optional in ("nilearn", "matplotlib", "jinja2", "cupy"):
     assert importlib.util.find_spec(optional) is None, f"{optional} came with the plain wheel"
+assert "tfce_sweep" in source("tfce"), "the kernels did not come with the wheel"
 for packaged in ("kernels/README.md", "templates/report.html", "py.typed"):
     assert files("gpustats").joinpath(packaged).is_file(), f"not in the wheel: {packaged}"
 

@@ -5,18 +5,26 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from benchmarks.harness import CheckError
 from benchmarks.records import Result, plain_table, save
+from gpustats.engines import why_no_gpu
 
-WORKLOADS = {name: f"benchmarks.{name}" for name in ("second_level", "permutation", "calibration")}
+WORKLOADS = {
+    name: f"benchmarks.{name}" for name in ("second_level", "permutation", "calibration", "gpu")
+}
 """The workloads, and the modules whose function ``run`` carries them out."""
+NEEDS: dict[str, Callable[[], str]] = {"gpu": why_no_gpu}
+"""What tells why a workload cannot run here, or nothing if it can."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run workloads, print their tables, keep their results; 1 if anything was wrong."""
+    """Run workloads, print their tables, keep their results; 1 if anything was wrong.
+
+    2 if a workload that was asked for cannot run here; where all are run it is left out.
+    """
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"all by default: {', '.join(WORKLOADS)}"
@@ -27,7 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if unknown := set(options.names) - set(WORKLOADS):
         parser.error(f"no workload {', '.join(sorted(unknown))}; there are {', '.join(WORKLOADS)}")
-    failed = [name for name in options.names or WORKLOADS if not _run(name, quick=options.quick)]
+    missing = {name: NEEDS[name]() for name in options.names or WORKLOADS if name in NEEDS}
+    for name, reason in missing.items():
+        if reason:
+            print(f"{name}: not measured: {reason}", file=sys.stderr)
+            if options.names:
+                return 2
+    names = [name for name in options.names or WORKLOADS if not missing.get(name)]
+    failed = [name for name in names if not _run(name, quick=options.quick)]
     return 1 if failed else 0
 
 

@@ -78,8 +78,19 @@ def check_below(what: str, value: float, limit: float) -> Check:
     return Check(what, value, limit)
 
 
+def wall_seconds(work: Callable[[], object]) -> float:
+    """Return the seconds that work takes; what it returns is released afterwards."""
+    start = time.perf_counter()
+    outcome = work()
+    seconds = time.perf_counter() - start
+    del outcome
+    return seconds
+
+
 def time_interleaved(
-    competitors: Mapping[str, Callable[[], object]], repeats: int
+    competitors: Mapping[str, Callable[[], object]],
+    repeats: int,
+    clock: Callable[[Callable[[], object]], float] = wall_seconds,
 ) -> dict[str, tuple[float, ...]]:
     """Time competitors in turn, so that what slows the machine for a while slows them all.
 
@@ -90,6 +101,8 @@ def time_interleaved(
         are not timed, nor is the release of what a call returns.
     repeats
         How often to call each.
+    clock
+        What calls and returns the seconds.
 
     Returns
     -------
@@ -101,10 +114,7 @@ def time_interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in competitors}
     for _ in range(repeats):
         for name, competitor in competitors.items():
-            start = time.perf_counter()
-            outcome = competitor()
-            seconds[name].append(time.perf_counter() - start)
-            del outcome
+            seconds[name].append(clock(competitor))
     return {name: tuple(values) for name, values in seconds.items()}
 
 

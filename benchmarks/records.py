@@ -41,6 +41,10 @@ class Row:
         The peer, or what sets the limit.
     target
         The least wanted ratio, or None if there is no promise.
+    traffic
+        Bytes that ours has to read and write, if that says something.
+    operations
+        Additions and multiplications of ours, if they do.
     """
 
     what: str
@@ -49,6 +53,8 @@ class Row:
     reference: tuple[float, ...]
     reference_name: str
     target: float | None = None
+    traffic: float = 0.0
+    operations: float = 0.0
 
     @property
     def ratio(self) -> float | None:
@@ -117,6 +123,8 @@ class Environment:
         ISO date, UTC.
     commit
         The commit of the checkout, with ``-dirty`` if it was changed; None outside one.
+    gpu
+        The GPU, if one was measured.
     """
 
     cpu: str
@@ -128,6 +136,7 @@ class Environment:
     packages: dict[str, str]
     date: str
     commit: str | None
+    gpu: str | None = None
 
 
 @dataclass(frozen=True)
@@ -246,7 +255,9 @@ def load(path: Path) -> Result:
 
 def quantity(value: float, unit: str) -> str:
     """Write a quantity with three digits: ``0.0452, "s"`` as ``45.2 ms``."""
-    if unit == "s" and value < 1:
+    if unit == "s" and value < 1e-4:
+        value, unit = value * 1e6, "µs"
+    elif unit == "s" and value < 1:
         value, unit = value * 1000, "ms"
     return f"{three_digits(value)} {unit}"
 
@@ -257,13 +268,21 @@ def three_digits(value: float) -> str:
     return f"{value:,.{decimals}f}"
 
 
+def rate(row: Row) -> str:
+    """Write how fast ours moves or computes, in brackets, or nothing."""
+    seconds = median(row.ours)
+    if row.operations:
+        return f" ({three_digits(row.operations / seconds / 1e12)} TFLOP/s)"
+    return f" ({three_digits(row.traffic / seconds / 1e9)} GB/s)" if row.traffic else ""
+
+
 def cells(row: Row) -> tuple[str, ...]:
     """Write a row for a table: what, ours, reference, ratio, target and verdict."""
     reference = quantity(median(row.reference), row.unit) if row.reference else "not installed"
     target = f"≥ {row.target:g}x, {row.verdict}" if row.verdict else ""
     return (
         row.what,
-        quantity(median(row.ours), row.unit),
+        quantity(median(row.ours), row.unit) + rate(row),
         f"{row.reference_name} {reference}",
         "" if row.ratio is None else f"{three_digits(row.ratio)}x",
         target,

@@ -66,8 +66,9 @@ def origin(environment: Environment) -> str:
     """Say what a result was measured on."""
     packages = ", ".join(f"{name} {version}" for name, version in environment.packages.items())
     commit = f", commit {environment.commit}" if environment.commit else ""
+    gpu = f"{environment.gpu}; " if environment.gpu else ""
     return (
-        f"Measured {environment.date} on {environment.cpu}, {environment.cores} cores, "
+        f"Measured {environment.date} on {gpu}{environment.cpu}, {environment.cores} cores, "
         f"with Python {environment.python}, {packages}{commit}."
     )
 

@@ -14,7 +14,15 @@ from benchmarks.harness import Check, check_below, time_interleaved
 from benchmarks.null_group import Effort, each, limited, subject_labels
 from benchmarks.records import Row
 from gpustats import Design, Maps, fit
-from gpustats.engines import SHUFFLE_TILE, Exceedances, Form, Units, resolve
+from gpustats.engines import (
+    SHUFFLE_TILE,
+    Array,
+    Engine,
+    Exceedances,
+    Form,
+    Units,
+    resolve,
+)
 from gpustats.partition import Projection, partition, projection
 from gpustats.shuffles import Shuffles
 
@@ -44,6 +52,7 @@ Z_CHECKED = 5.0
 class Job:
     """Hold a test of which a tile of shuffles is to be drawn and computed, two-sided."""
 
+    engine: Engine
     plan: Shuffles
     rule: Projection
     form: Form
@@ -56,30 +65,47 @@ class Job:
 
     def sweep(self, shuffles: range) -> NDArray[np.float32]:
         """Find the largest sizes of t of the first shuffles, and count."""
-        rows = self.rule.rows(self.plan, range(SHUFFLE_TILE))
-        peaks = ENGINE.sweep(
-            rows, self.units, self.form, shuffles=shuffles, exceeding=self.exceeding, maps=None
+        peaks = self.engine.sweep(
+            self.rows(range(SHUFFLE_TILE)),
+            self.units,
+            self.form,
+            shuffles=shuffles,
+            exceeding=self.exceeding,
+            maps=None,
         )
-        return ENGINE.statistic_of(np.maximum(peaks.upper, peaks.lower), self.form)
+        largest = np.maximum(*map(self.engine.to_host, peaks))
+        return self.engine.statistic_of(largest, self.form)
 
-    def null_maps(self) -> NDArray[np.float32]:
-        """Return the maps of t of the first tile, ``(192, n_voxels)``."""
-        rows = self.rule.rows(self.plan, range(SHUFFLE_TILE))
-        maps = np.empty((SHUFFLE_TILE, self.units.n_voxels), dtype=np.float32)
-        shuffles = range(SHUFFLE_TILE)
-        ENGINE.sweep(rows, self.units, self.form, shuffles=shuffles, exceeding=None, maps=maps)
-        return maps
+    def rows(self, shuffles: range) -> Array:
+        """Draw shuffles of a tile."""
+        return self.engine.shuffled_rows(self.plan, self.rule.columns, shuffles)
+
+    def null_maps(self, maps: Array, first: int = 0) -> None:
+        """Write the maps of t of shuffles ``first``, ... of one tile, ``(b, n_voxels)``."""
+        indices = range(first, first + len(maps))
+        start = first % SHUFFLE_TILE
+        shuffles = range(start, start + len(maps))
+        self.engine.sweep(
+            self.rows(indices),
+            self.units,
+            self.form,
+            shuffles=shuffles,
+            exceeding=None,
+            maps=maps,
+        )
 
 
-def prepare(maps: Maps, design: Design) -> Job:
+def prepare(maps: Maps, design: Design, engine: Engine = ENGINE) -> Job:
     """Prepare the test of a design's first column."""
     parts = partition(design, design.contrast(design.columns[0]))
     plan = Shuffles(maps.n_subjects, "ise" if parts.tests_the_mean else "ee", design=design.matrix)
     rule = projection(parts, "freedman-lane", plan.unmoved)
     form = Form(rule.n_tested, rule.n_rows - rule.n_tested, float(rule.df))
-    units = ENGINE.unit_tiles(maps.values, rule.removed)
-    observed = ENGINE.values_of(rule.rows(plan, range(1))[0], units, form)
-    return Job(plan, rule, form, units, ENGINE.exceedances(observed, form, two_sided=True))
+    units = engine.unit_tiles(maps.values, rule.removed)
+    rows = engine.shuffled_rows(plan, rule.columns, range(1))
+    observed = engine.values_of(rows[0], units, form)
+    exceeding = engine.exceedances(observed, form, two_sided=True)
+    return Job(engine, plan, rule, form, units, exceeding)
 
 
 def mean_design(n_subjects: int) -> Design:
@@ -95,14 +121,14 @@ def nuisance_design(n_subjects: int) -> Design:
     return Design(table.assign(subject_label=subject_labels(n_subjects)), intercept=True)
 
 
-def compare(maps: Maps, design: Design, what: str) -> list[Check]:
+def compare(maps: Maps, design: Design, what: str, engine: Engine = ENGINE) -> list[Check]:
     """Check maxima and counts of the first shuffles against plain refits."""
-    job = prepare(maps, design)
+    job = prepare(maps, design, engine)
     largest = job.sweep(range(N_CHECKED))
     t = plain_t(maps, design, job.plan)
     error = float(np.abs(largest / np.abs(t).max(axis=1) - 1).max())
     reached = np.abs(t) >= np.abs(t[0]) - T_ERROR * np.maximum(np.abs(t[0]), 1)
-    miscounted = float(np.mean(reached.sum(axis=0) != job.exceeding.counts))
+    miscounted = float(np.mean(reached.sum(axis=0) != engine.to_host(job.exceeding.counts)))
     return [
         check_below(f"relative error of the largest t, {what}", error, T_ERROR),
         check_below(f"share of voxels with another count, {what}", miscounted, COUNT_ERROR),
@@ -130,7 +156,7 @@ def largest_t(maps: Maps, n_subjects: int, effort: Effort) -> list[Row]:
     data = maps.values.T[:n_subjects]
     group = Maps(maps.values[:, :n_subjects], maps.grid)
     job = prepare(group, mean_design(n_subjects))
-    signs = job.rule.rows(job.plan, range(SHUFFLE_TILE))[:, 0]
+    signs = job.rows(range(SHUFFLE_TILE))[:, 0]
     products = np.empty((SHUFFLE_TILE, maps.n_voxels), dtype=np.float32)
     seconds = time_interleaved(
         {"gpustats": job, "np.matmul": lambda: np.matmul(signs, data, out=products)},
