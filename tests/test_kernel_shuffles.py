@@ -106,7 +106,8 @@ def check_order(gpu, keys, sampling):
 def test_known_answers_of_philox(cuda, front):
     import cupy
 
-    from gpustats.cuda import Kernels, kernel_folder
+    from gpustats.cuda import Kernels
+    from gpustats.sources import kernel_folder
 
     kernel = """
         extern "C" __global__ void answers(const uint4* counters, const uint4* keys, uint4* words)

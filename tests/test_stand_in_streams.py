@@ -181,7 +181,7 @@ def test_the_launcher_of_the_package_runs_unchanged(cuda, cupy, tmp_path, monkey
     import gpustats.cuda
 
     (tmp_path / "line.cu").write_text(KERNELS)
-    monkeypatch.setattr("gpustats.cuda.kernel_folder", lambda: tmp_path)
+    monkeypatch.setattr("gpustats.sources.kernel_folder", lambda: tmp_path)
     compiled = gpustats.cuda.kernels("line", EXTRA=0)
     y = cupy.zeros(N, np.float32)
     compiled.launch("shift", 1, N, cupy.arange(N, dtype=np.float32), y, 1, N)
