@@ -171,6 +171,21 @@ def test_libraries_that_are_missing_are_told(monkeypatch):
         resolve("cuda")
 
 
+def test_other_powers_of_heights_are_close_and_it_is_said(gpu, rng, log):
+    from gpustats.engines import gpu_spatial
+
+    gpu_spatial._say_if_powers_differ.cache_clear()
+    maps, grid = smooth_maps(rng, 3)
+    lattice = grid.lattice(6)
+    peaks = gpu.to_host(gpu.tfce_peaks(gpu.to_device(maps), lattice, 0.5, 2.0, 0.0))
+    assert np.array_equal(peaks, resolve("cpu").tfce_peaks(maps, lattice, 0.5, 2.0, 0.0))
+    assert "H =" not in log.text
+    peaks = gpu.to_host(gpu.tfce_peaks(gpu.to_device(maps), lattice, 0.5, 2.5, 0.0))
+    expected = resolve("cpu").tfce_peaks(maps, lattice, 0.5, 2.5, 0.0)
+    np.testing.assert_allclose(peaks, expected, rtol=1e-6)
+    assert "TFCE with H = 2.5 on a GPU: scores equal the CPU's to 1e-6 only" in log.text
+
+
 @pytest.mark.usefixtures("emulated")
 def test_the_host_waits_for_nothing_inside_a_batch(cuda, gpu, rng):
     maps, grid = smooth_maps(rng, 9)
