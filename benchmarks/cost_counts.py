@@ -213,7 +213,8 @@ def _sweeps(gpu: ModuleType, amount: float) -> Iterator[Case]:
     """Yield sweeps of a tile of shuffles over a tile of voxels, which is a part of a map."""
     units = gpu.unit_tiles(noise(TILE_VOXELS, N_SWEPT), np.empty((N_SWEPT, 0)))
     maps = gpu.to_device(np.empty((SHUFFLE_TILE, TILE_VOXELS), dtype=np.float32))
-    mean, nuisance = Form(1, 0, N_SWEPT - 1.0), Form(1, N_NUISANCE, N_SWEPT - 6.0)
+    mean = Form(1, 0, N_SWEPT - 1.0, is_f=False)
+    nuisance = Form(1, N_NUISANCE, N_SWEPT - 6.0, is_f=False)
 
     def sweep(form: Form, into: Any = None) -> Callable[[], object]:
         n_rows = form.n_tested + form.n_nuisance

@@ -100,7 +100,7 @@ def prepare(maps: Maps, design: Design, engine: Engine = ENGINE) -> Job:
     parts = partition(design, design.contrast(design.columns[0]))
     plan = Shuffles(maps.n_subjects, "ise" if parts.tests_the_mean else "ee", design=design.matrix)
     rule = projection(parts, "freedman-lane", plan.unmoved)
-    form = Form(rule.n_tested, rule.n_rows - rule.n_tested, float(rule.df))
+    form = Form(rule.n_tested, rule.n_rows - rule.n_tested, float(rule.df), is_f=False)
     units = engine.unit_tiles(maps.values, rule.removed)
     rows = engine.shuffled_rows(plan, rule.columns, range(1))
     observed = engine.values_of(rows[0], units, form)

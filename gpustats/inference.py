@@ -194,7 +194,10 @@ class _Test:
         self.uncorrected = uncorrected
         self.rule: Projection = projection(parts, scheme, plan.unmoved)
         self.form = Form(
-            self.rule.n_tested, self.rule.n_rows - self.rule.n_tested, float(self.rule.df)
+            self.rule.n_tested,
+            self.rule.n_rows - self.rule.n_tested,
+            float(self.rule.df),
+            contrast.statistic == "F",
         )
         self.grid = fitted.maps.grid
         self.statistics = statistics

@@ -220,17 +220,18 @@ __device__ float ratio(float explained, float scale)
 
 // Form what is compared of one shuffle at four voxels, from the quads of its rows.
 __device__ void compared(
-    const float4* __restrict__ quads, int n_rows, int n_tested, float scale, float (&value)[4])
+    const float4* __restrict__ quads, int n_rows, int n_tested, bool is_f, float scale,
+    float (&value)[4])
 {
     load(quads, value);
-    if (n_rows == 1)
+    if (n_rows == 1 && !is_f)
         return;
     float explained[4];
     for (int i = 0; i < 4; ++i)
         explained[i] = value[i] * value[i];
     for (int row = 1; row < n_tested; ++row)
         add_squares(quads + row * TILE_QUADS, explained);
-    if (n_tested > 1)
+    if (is_f)
         for (int i = 0; i < 4; ++i)
             value[i] = explained[i];
     if (n_rows == n_tested)
@@ -239,15 +240,15 @@ __device__ void compared(
         add_squares(quads + row * TILE_QUADS, explained);
     for (int i = 0; i < 4; ++i) {
         const float factor = ratio(explained[i], scale);
-        value[i] *= n_tested == 1 ? sqrtf(factor) : factor;
+        value[i] *= is_f ? factor : sqrtf(factor);
     }
 }
 
 // Turn r or R^2 into t or F.
-__device__ float statistic_of(float value, int n_tested, float scale)
+__device__ float statistic_of(float value, bool is_f, float scale)
 {
-    const float factor = ratio(n_tested == 1 ? value * value : value, scale);
-    return value * (n_tested == 1 ? sqrtf(factor) : factor);
+    const float factor = ratio(is_f ? value : value * value, scale);
+    return value * (is_f ? factor : sqrtf(factor));
 }
 
 // Write the voxels of a thread that exist; a row of a map may begin at any multiple of 4 bytes.
@@ -276,21 +277,21 @@ __device__ int largest_of_warp(int mine)
 }
 
 extern "C" __global__ void __launch_bounds__(256) t_statistic_values(
-    const float4* __restrict__ products, int n_rows, int n_tested, float scale,
+    const float4* __restrict__ products, int n_rows, int n_tested, bool is_f, float scale,
     int start, int n_voxels, float* __restrict__ values)
 {
     const int quad = blockDim.x * blockIdx.x + threadIdx.x, voxel = start + 4 * quad;
     if (quad >= TILE_QUADS || voxel >= n_voxels)
         return;
     float value[4];
-    compared(products + quad, n_rows, n_tested, scale, value);
+    compared(products + quad, n_rows, n_tested, is_f, scale, value);
     store(values + voxel, n_voxels - voxel, value);
 }
 
 // tails: 0 counts nothing, 1 values that reach the limit, 2 sizes that do.
 extern "C" __global__ void __launch_bounds__(THREADS) t_statistic_peaks(
-    const float4* __restrict__ products, int n_shuffles, int n_rows, int n_tested, float scale,
-    int start, int n_voxels, const float* __restrict__ limits, int tails,
+    const float4* __restrict__ products, int n_shuffles, int n_rows, int n_tested, bool is_f,
+    float scale, int start, int n_voxels, const float* __restrict__ limits, int tails,
     long long* __restrict__ counts, int* __restrict__ upper, int* __restrict__ lower,
     float* __restrict__ maps, bool with_maps)
 {
@@ -307,7 +308,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) t_statistic_peaks(
         float value[4];
         compared(
             products + (long long)shuffle * n_rows * TILE_QUADS + quad,
-            n_rows, n_tested, scale, value);
+            n_rows, n_tested, is_f, scale, value);
         int largest = LEAST, largest_negated = LEAST;
         for (int i = 0; i < 4; ++i) {
             if (voxel + i < n_voxels) {
@@ -323,7 +324,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) t_statistic_peaks(
         if (with_maps) {
             if (!nuisance)
                 for (int i = 0; i < 4; ++i)
-                    value[i] = statistic_of(value[i], n_tested, scale);
+                    value[i] = statistic_of(value[i], is_f, scale);
             store(maps + (long long)shuffle * n_voxels + voxel, n_voxels - voxel, value);
         }
     }

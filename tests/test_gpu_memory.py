@@ -8,7 +8,7 @@ from gpustats.engines import SHUFFLE_TILE, Form
 pytestmark = pytest.mark.usefixtures("cuda")
 
 SEEDS = range(24)
-FORM = Form(1, 1, 3)
+FORM = Form(1, 1, 3, is_f=False)
 
 
 @pytest.fixture

@@ -7,7 +7,14 @@ import pytest
 
 from gpustats.engines import SHUFFLE_TILE, Exceedances, Form, cpu, cpu_sweep
 
-FORMS = [Form(1, 0, 17), Form(3, 0, 15), Form(1, 2, 15), Form(2, 3, 13)]
+FORMS = [
+    Form(1, 0, 17, is_f=False),
+    Form(3, 0, 15, is_f=True),
+    Form(1, 2, 15, is_f=False),
+    Form(2, 3, 13, is_f=True),
+    Form(1, 0, 17, is_f=True),
+    Form(1, 2, 15, is_f=True),
+]
 N = 18
 
 pytestmark = pytest.mark.usefixtures("cuda")
@@ -76,7 +83,7 @@ def test_a_sweep_is_that_of_the_cpu(gpu, rng, form, two_sided):
     found = swept(gpu, rows, units, form, observed, two_sided=two_sided)
     np.testing.assert_allclose(found[0], maps, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(found[2], peaks.upper, rtol=1e-5)
-    if form.n_tested == 1:
+    if not form.is_f:
         np.testing.assert_allclose(found[3], peaks.lower, rtol=1e-5)
     # one value may lie so close to its limit that rounding decides
     assert abs(found[1] - exceeding.counts).sum() <= 1
@@ -90,7 +97,7 @@ def test_peaks_and_observed_values_are_those_of_the_maps(gpu, rng, form):
     maps, _, upper, lower = swept(gpu, rows, units, form, observed)
     assert np.array_equal(gpu.statistic_of(observed, form), maps[0])
     assert np.array_equal(gpu.statistic_of(upper, form), maps.max(axis=1))
-    if form.n_tested == 1:
+    if not form.is_f:
         assert np.array_equal(gpu.statistic_of(lower, form), -maps.min(axis=1))
 
 
@@ -153,8 +160,8 @@ def test_memory_in_pieces_sends_units_to_the_host(rng, monkeypatch):
 
 
 @pytest.mark.parametrize("two_sided", [False, True])
-@pytest.mark.parametrize("n_tested", [1, 2])
-def test_counts_of_exact_products(gpu, rng, n_tested, two_sided):
+@pytest.mark.parametrize(("n_tested", "is_f"), [(1, False), (1, True), (2, True)])
+def test_counts_of_exact_products(gpu, rng, n_tested, is_f, two_sided):
     # sums of few small multiples of 1/32 are exact in any order, so that ties abound
     import cupy
 
@@ -165,9 +172,9 @@ def test_counts_of_exact_products(gpu, rng, n_tested, two_sided):
     tiles = np.zeros((2 * 256, 6), np.float32)
     tiles[:300] = maps
     tiles = np.ascontiguousarray(tiles.reshape(2, 256, 6).transpose(0, 2, 1))
-    form, units = Form(n_tested, 0, 5), Units(cupy.asarray(tiles), 300)
+    form, units = Form(n_tested, 0, 5, is_f), Units(cupy.asarray(tiles), 300)
     exact = np.einsum("pkn,vn->kpv", rows, maps)
-    values = exact[0] if n_tested == 1 else (exact**2).sum(axis=0)
+    values = (exact**2).sum(axis=0) if is_f else exact[0]
     observed = observed_of(gpu, rows, units, form)
     assert np.array_equal(observed, values[0])
     _, counts, upper, lower = swept(

@@ -6,7 +6,14 @@ from planted import Bug, caught
 
 from gpustats.engines import SHUFFLE_TILE, Exceedances, Form, cpu, cpu_sweep
 
-FORMS = [Form(1, 0, 17), Form(3, 0, 15), Form(1, 2, 15), Form(2, 3, 13)]
+FORMS = [
+    Form(1, 0, 17, is_f=False),
+    Form(3, 0, 15, is_f=True),
+    Form(1, 2, 15, is_f=False),
+    Form(2, 3, 13, is_f=True),
+    Form(1, 0, 17, is_f=True),
+    Form(1, 2, 15, is_f=True),
+]
 SIZES = [1, 3, 4, 127, 129, 514]
 
 pytestmark = pytest.mark.usefixtures("cuda")

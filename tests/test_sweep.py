@@ -10,7 +10,14 @@ from seam import Product
 from gpustats.engines import SHUFFLE_TILE, Form, cpu, cpu_sweep
 from gpustats.engines.cpu_threads import n_threads, one_blas_thread, share_out
 
-FORMS = [Form(1, 0, 17), Form(3, 0, 15), Form(1, 2, 15), Form(2, 3, 13)]
+FORMS = [
+    Form(1, 0, 17, is_f=False),
+    Form(3, 0, 15, is_f=True),
+    Form(1, 2, 15, is_f=False),
+    Form(2, 3, 13, is_f=True),
+    Form(1, 0, 17, is_f=True),
+    Form(1, 2, 15, is_f=True),
+]
 
 
 @pytest.fixture
@@ -53,13 +60,15 @@ def test_a_shuffle_equals_the_refit_of_shuffled_residuals(product, rng, form):
     design = np.hstack([tested, nuisance])
     contrast = np.eye(form.n_tested, rows_of(form))
     # an orthonormal direction has a sign of its own
-    sign = np.sign(directions[:, 0] @ tested[:, 0]) if form.n_tested == 1 else 1
+    sign = np.sign(directions[:, 0] @ tested[:, 0]) if not form.is_f else 1
     maps = np.empty((SHUFFLE_TILE, n_voxels), np.float32)
     product.sweep(rows.astype(np.float32), product.pack(unit(residuals)), form, maps=maps)
     for order, found in zip(orders, maps, strict=True):
         shuffled = values - residuals + residuals[:, order]
         _, _, statistic, df = least_squares(shuffled, design, contrast)
         assert df == form.df
+        if form.is_f and form.n_tested == 1:
+            statistic = statistic**2  # the oracle has t of one row
         np.testing.assert_allclose(sign * found, statistic, rtol=1e-5, atol=1e-5)
 
 
@@ -70,7 +79,7 @@ def test_a_shuffle_of_one_sample_is_t_of_flipped_maps(product, rng):
     signs[0] = 1
     rows = (signs / np.sqrt(n)).astype(np.float32)[:, None]
     maps = np.empty((SHUFFLE_TILE, 60), np.float32)
-    product.sweep(rows, product.pack(unit(values)), Form(1, 0, n - 1), maps=maps)
+    product.sweep(rows, product.pack(unit(values)), Form(1, 0, n - 1, is_f=False), maps=maps)
     for flips, found in zip(signs, maps, strict=True):
         _, _, t, _ = least_squares(values * flips, np.ones((n, 1)), [1])
         np.testing.assert_allclose(found, t, rtol=1e-5, atol=1e-5)
@@ -83,7 +92,7 @@ def test_peaks_are_the_extremes_of_the_maps(product, rng, form):
     maps = np.empty((SHUFFLE_TILE, 3000), np.float32)
     peaks = product.sweep(rows, units, form, maps=maps)
     assert np.array_equal(product.statistic_of(peaks.upper, form), maps.max(axis=1))
-    if form.n_tested == 1:
+    if not form.is_f:
         assert np.array_equal(product.statistic_of(peaks.lower, form), -maps.min(axis=1))
 
 
@@ -98,14 +107,14 @@ def test_observed_values_are_those_of_shuffle_0(product, rng, form):
 
 
 @pytest.mark.parametrize("two_sided", [False, True])
-@pytest.mark.parametrize("n_tested", [1, 2])
-def test_counts_of_exact_products(product, rng, n_tested, two_sided):
+@pytest.mark.parametrize(("n_tested", "is_f"), [(1, False), (1, True), (2, True)])
+def test_counts_of_exact_products(product, rng, n_tested, is_f, two_sided):
     # sums of few small multiples of 1/32 are exact in any order, so that ties abound
     unit_maps = rng.integers(-2, 3, (1500, 6)).astype(np.float32) / 8
     rows = rng.integers(-2, 3, (SHUFFLE_TILE, n_tested, 6)).astype(np.float32) / 4
-    form, units = Form(n_tested, 0, 5), product.pack(unit_maps)
+    form, units = Form(n_tested, 0, 5, is_f), product.pack(unit_maps)
     exact = np.einsum("pkn,vn->kpv", rows, unit_maps)
-    values = exact[0] if n_tested == 1 else (exact**2).sum(axis=0)
+    values = (exact**2).sum(axis=0) if is_f else exact[0]
     observed = product.values_of(rows[0], units, form)
     assert np.array_equal(observed, values[0])
     exceeding = product.exceedances(observed, form, two_sided=two_sided)
@@ -117,7 +126,7 @@ def test_counts_of_exact_products(product, rng, n_tested, two_sided):
 
 
 @pytest.mark.parametrize("two_sided", [False, True])
-@pytest.mark.parametrize("form", FORMS[2:])
+@pytest.mark.parametrize("form", [form for form in FORMS if form.n_nuisance])
 def test_counts_of_freedman_and_lane(product, rng, form, two_sided):
     units = product.pack(unit(rng.normal(size=(1500, 18))))
     rows = random_rows(rng, rows_of(form), 18)
@@ -149,7 +158,15 @@ def test_the_observed_order_ties_with_itself_in_every_row(product, rng, form):
 
 
 @pytest.mark.parametrize("n", [20, 100, 500])
-@pytest.mark.parametrize("form", [Form(1, 0, 15), Form(1, 4, 15), Form(2, 5, 13)])
+@pytest.mark.parametrize(
+    "form",
+    [
+        Form(1, 0, 15, is_f=False),
+        Form(1, 0, 15, is_f=True),
+        Form(1, 4, 15, is_f=False),
+        Form(2, 5, 13, is_f=True),
+    ],
+)
 def test_a_shuffle_has_the_same_bits_in_any_company(rng, n, form):
     n_voxels = 2 * 1024 + 100
     values = unit(rng.normal(size=(n_voxels, n)))
@@ -200,7 +217,15 @@ def swept(rows, units, form, observed, shuffles=range(SHUFFLE_TILE), threads=1):
 
 
 @pytest.mark.parametrize("n_voxels", [1, 2, 1023, 1024, 1025])
-@pytest.mark.parametrize("form", [Form(1, 0, 1), Form(1, 1, 1), Form(2, 0, 1)])
+@pytest.mark.parametrize(
+    "form",
+    [
+        Form(1, 0, 1, is_f=False),
+        Form(1, 1, 1, is_f=False),
+        Form(2, 0, 1, is_f=True),
+        Form(1, 0, 1, is_f=True),
+    ],
+)
 def test_padding_has_no_say(product, rng, n_voxels, form):
     # every value is negative, and every sum of squares exceeds that of a padded column
     rows = np.zeros((SHUFFLE_TILE, rows_of(form), 3), np.float32)
@@ -212,13 +237,13 @@ def test_padding_has_no_say(product, rng, n_voxels, form):
     exceeding = product.exceedances(product.values_of(rows[0], units, form), form, two_sided=False)
     peaks = product.sweep(rows, units, form, exceeding=exceeding, maps=maps)
     assert np.array_equal(product.statistic_of(peaks.upper, form), maps.max(axis=1))
-    assert (peaks.upper < 0).all() == (form.n_tested == 1)
+    assert (peaks.upper < 0).all() == (not form.is_f)
     assert (exceeding.counts == SHUFFLE_TILE).all()
-    if form.n_tested == 2:
+    if form.is_f:
         assert (peaks.lower < 0).all()
 
 
-@pytest.mark.parametrize("form", [form for form in FORMS if form.n_tested == 1])
+@pytest.mark.parametrize("form", [form for form in FORMS if not form.is_f])
 def test_negated_data_swap_the_tails(product, rng, form):
     values = unit(rng.normal(size=(1300, 18)))
     rows = random_rows(rng, rows_of(form), 18)
@@ -234,7 +259,15 @@ def test_negated_data_swap_the_tails(product, rng, form):
     assert np.array_equal(counts, negated_counts)
 
 
-@pytest.mark.parametrize("form", [Form(1, 0, 3), Form(2, 0, 3), Form(1, 1, 3), Form(2, 1, 3)])
+@pytest.mark.parametrize(
+    "form",
+    [
+        Form(1, 0, 3, is_f=False),
+        Form(2, 0, 3, is_f=True),
+        Form(1, 1, 3, is_f=False),
+        Form(2, 1, 3, is_f=True),
+    ],
+)
 def test_a_voxel_that_is_explained_entirely_stays_finite(product, form):
     rows = np.zeros((SHUFFLE_TILE, rows_of(form), 4), np.float32)
     rows[:, range(rows_of(form)), range(rows_of(form))] = 1

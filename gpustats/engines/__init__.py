@@ -58,11 +58,15 @@ class Form(NamedTuple):
         flips of a one-sample test, or schemes that shuffle the design.
     df
         Degrees of freedom of the residuals.
+    is_f
+        Whether values are sums of squares, for F; otherwise they have the sign of the one
+        tested row, for t.
     """
 
     n_tested: int
     n_nuisance: int
     df: float
+    is_f: bool
 
 
 class Units(NamedTuple):

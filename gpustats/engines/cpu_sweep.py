@@ -235,11 +235,11 @@ def _reduce(products, form, first, span, exceeding, peaks, maps):  # type: ignor
 @kernel
 def _write_values(products, form, values):  # type: ignore[no-untyped-def]
     """Form what is compared from the products ``(k, at least len(values))`` of one shuffle."""
-    if form.n_tested == 1:
+    if form.is_f:
+        _sum_of_squares(products[: form.n_tested], values)
+    else:
         for v in range(values.size):
             values[v] = products[0, v]
-    else:
-        _sum_of_squares(products[: form.n_tested], values)
     if form.n_nuisance == 0:
         return
     explained = np.empty_like(values)
@@ -248,7 +248,7 @@ def _write_values(products, form, values):  # type: ignore[no-untyped-def]
     for v in range(values.size):
         residual = max(ONE - explained[v], SMALLEST_RESIDUAL)
         ratio = scale / residual
-        values[v] *= np.sqrt(ratio) if form.n_tested == 1 else ratio
+        values[v] *= ratio if form.is_f else np.sqrt(ratio)
 
 
 @kernel
@@ -271,9 +271,9 @@ def _write_statistic(values, form, statistic):  # type: ignore[no-untyped-def]
     scale = np.float32(form.df / form.n_tested)
     for v in range(values.size):
         value = values[v]
-        explained = value * value if form.n_tested == 1 else value
+        explained = value if form.is_f else value * value
         ratio = scale / max(ONE - explained, SMALLEST_RESIDUAL)
-        statistic[v] = value * (np.sqrt(ratio) if form.n_tested == 1 else ratio)
+        statistic[v] = value * (ratio if form.is_f else np.sqrt(ratio))
 
 
 @kernel

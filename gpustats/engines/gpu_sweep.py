@@ -236,9 +236,9 @@ def _write_values(
     )
 
 
-def _of_form(products: cupy.ndarray, form: Form) -> tuple[int, int, np.float32]:
-    """Return the rows of a shuffle, the tested ones, and df of the residuals for each of these."""
-    return products.shape[1], form.n_tested, np.float32(form.df / form.n_tested)
+def _of_form(products: cupy.ndarray, form: Form) -> tuple[int, int, bool, np.float32]:
+    """Return the rows of a shuffle, the tested ones, whether for F, and residual df for each."""
+    return products.shape[1], form.n_tested, form.is_f, np.float32(form.df / form.n_tested)
 
 
 def _as_float(ordered: cupy.ndarray) -> cupy.ndarray:

@@ -38,17 +38,20 @@ WEIGHTS = {
     "R²": [[1.0, -1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]],
     "Freedman-Lane t": [1.0, -1, 0, 0],
     "Freedman-Lane F": [[0.0, 0, 1, 0], [0, 0, 0, 1]],
+    "Freedman-Lane F of one row": [1.0, -1, 0, 0],
 }
 """What a sweep compares, and a contrast that leads to it."""
 N_REFITTED = 24
 """Shuffles that are fitted again by definition."""
 
 COUNTED = {
-    "cosine": (Form(1, 0, 13.0), False),
-    "cosine, two-sided": (Form(1, 0, 13.0), True),
-    "R²": (Form(2, 0, 13.0), False),
-    "Freedman-Lane t": (Form(1, 2, 13.0), True),
-    "Freedman-Lane F": (Form(2, 2, 13.0), False),
+    "cosine": (Form(1, 0, 13.0, is_f=False), False),
+    "cosine, two-sided": (Form(1, 0, 13.0, is_f=False), True),
+    "R²": (Form(2, 0, 13.0, is_f=True), False),
+    "Freedman-Lane t": (Form(1, 2, 13.0, is_f=False), True),
+    "Freedman-Lane F": (Form(2, 2, 13.0, is_f=True), False),
+    "r²": (Form(1, 0, 13.0, is_f=True), False),
+    "Freedman-Lane F of one row": (Form(1, 2, 13.0, is_f=True), False),
 }
 """What is counted: any degrees of freedom will do."""
 
@@ -121,12 +124,13 @@ class _Swept(NamedTuple):
     values: NDArray[np.float32]
     rule: Projection
     plan: Shuffles
+    is_f: bool
 
     @property
     def form(self) -> Form:
         """What the rows are."""
         n_tested = self.rule.n_tested
-        return Form(n_tested, self.rule.n_rows - n_tested, float(self.rule.df))
+        return Form(n_tested, self.rule.n_rows - n_tested, float(self.rule.df), self.is_f)
 
     @property
     def tile(self) -> NDArray[np.float32]:
@@ -137,10 +141,11 @@ class _Swept(NamedTuple):
 def _swept(sample: Sample, name: str) -> _Swept:
     """Return the contrast that leads to a form."""
     design: Design = group_mean(N_SUBJECTS) if name == "cosine" else sample.design
-    parts = partition(design, design.contrast(WEIGHTS[name]))
+    is_f = name.startswith(("R²", "Freedman-Lane F"))
+    parts = partition(design, design.contrast(WEIGHTS[name], statistic="F" if is_f else "t"))
     plan = Shuffles(N_SUBJECTS, "ise" if name == "cosine" else "ee", seed=sample.seed)
     values = sample.effects if name == "cosine" else sample.values
-    return _Swept(values, projection(parts, "freedman-lane", plan.unmoved), plan)
+    return _Swept(values, projection(parts, "freedman-lane", plan.unmoved), plan, is_f)
 
 
 def _sweep(machine: Machine, sample: Sample, name: str) -> Arrays:
@@ -153,7 +158,7 @@ def _sweep(machine: Machine, sample: Sample, name: str) -> Arrays:
     peaks = engine.sweep(rows, units, form, shuffles=range(N_REFITTED), exceeding=None, maps=maps)
     observed = engine.statistic_of(engine.values_of(rows[0], units, form), form)
     upper = engine.statistic_of(engine.to_host(peaks.upper), form)
-    if form.n_tested > 1:
+    if form.is_f:
         return observed, engine.to_host(maps), upper
     lower = engine.statistic_of(engine.to_host(peaks.lower), form)
     return observed, engine.to_host(maps), upper, lower
@@ -164,14 +169,9 @@ def _sweep_plain(sample: Sample, name: str) -> Arrays:
     swept = _swept(sample, name)
     residuals = plain.unit_residuals(swept.values, swept.rule.removed)
     shuffles = swept.plan.shuffled(swept.rule.columns, range(N_REFITTED))
-    maps = np.array(
-        [
-            plain.statistic_by_refit(residuals, rows, swept.form.n_tested, swept.form.df)
-            for rows in shuffles
-        ]
-    )
+    maps = np.array([plain.statistic_by_refit(residuals, rows, swept.form) for rows in shuffles])
     extremes = maps.max(axis=1), -maps.min(axis=1)
-    return maps[0], maps, *extremes[: 2 if swept.form.n_tested == 1 else 1]
+    return maps[0], maps, *extremes[: 1 if swept.form.is_f else 2]
 
 
 def _in_parts(machine: Machine, sample: Sample, name: str) -> Arrays:
@@ -182,7 +182,7 @@ def _in_parts(machine: Machine, sample: Sample, name: str) -> Arrays:
     observed = engine.values_of(tile[0], units, form)
 
     def results(*parts: range) -> Arrays:
-        exceeding = engine.exceedances(observed, form, two_sided=form.n_tested == 1)
+        exceeding = engine.exceedances(observed, form, two_sided=not form.is_f)
         maps, peaks = [], []
         for part in parts:
             room = engine.to_device(np.zeros((len(part), units.n_voxels), dtype=np.float32))
@@ -219,8 +219,7 @@ def _counts_plain(sample: Sample, form: Form, two_sided: bool) -> Arrays:
     """Count the shuffles that reach what was observed, shuffle by shuffle."""
     units = sample.wholes.T.astype(np.float64) / np.linalg.norm(SIZES)
     values = [
-        plain.compared(rows @ units, form.n_tested, form.df)
-        for rows in _exact_tile(sample, form).astype(np.float64)
+        plain.compared(rows @ units, form) for rows in _exact_tile(sample, form).astype(np.float64)
     ]
     compared = np.abs(values) if two_sided else np.array(values)
     limits = plain.limits(compared[0], is_share=form.n_nuisance == 0)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, stats
 from scipy.special import ndtri
 
+from gpustats.engines import Form
 from gpustats.shuffles import Shuffles
 from gpustats.spaces import CONNECTIVITIES
 
@@ -64,14 +65,13 @@ def unit_residuals(
 def statistic_by_refit(
     residuals: NDArray[np.float64],
     rows: NDArray[np.float64],
-    n_tested: int,
-    df: float,
+    form: Form,
 ) -> NDArray[np.float64]:
     """Fit shuffled regressors to ``(n, V)`` residuals, with and without the tested ones: t or F."""
-    without = _residual_ss(rows[n_tested:].T, residuals)
+    without = _residual_ss(rows[form.n_tested :].T, residuals)
     left = _residual_ss(rows.T, residuals)
-    f = (without - left) / n_tested / (left / df)
-    if n_tested > 1:
+    f = (without - left) / form.n_tested / (left / form.df)
+    if form.is_f:
         return f
     slope = np.linalg.lstsq(rows.T, residuals, rcond=None)[0][0]
     return np.asarray(np.sign(slope) * np.sqrt(np.maximum(f, 0)))
@@ -82,14 +82,14 @@ def _residual_ss(columns: NDArray[np.float64], y: NDArray[np.float64]) -> NDArra
     return np.asarray(((y - columns @ np.linalg.lstsq(columns, y, rcond=None)[0]) ** 2).sum(axis=0))
 
 
-def compared(products: NDArray[np.float64], n_tested: int, df: float) -> NDArray[np.float64]:
+def compared(products: NDArray[np.float64], form: Form) -> NDArray[np.float64]:
     """Form what is compared from products ``(k, V)`` of rows and unit residuals."""
     shares = products**2
-    tested: NDArray[np.float64] = products[0] if n_tested == 1 else shares[:n_tested].sum(axis=0)
-    if len(products) == n_tested:
+    tested: NDArray[np.float64] = shares[: form.n_tested].sum(axis=0) if form.is_f else products[0]
+    if form.n_nuisance == 0:
         return tested
-    ratio = df / n_tested / np.maximum(1 - shares.sum(axis=0), 2.0**-24)
-    return np.asarray(tested * (np.sqrt(ratio) if n_tested == 1 else ratio))
+    ratio = form.df / form.n_tested / np.maximum(1 - shares.sum(axis=0), 2.0**-24)
+    return np.asarray(tested * (ratio if form.is_f else np.sqrt(ratio)))
 
 
 def limits(observed: NDArray[np.float64], *, is_share: bool) -> NDArray[np.float64]:

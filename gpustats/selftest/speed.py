@@ -154,7 +154,7 @@ class Brain:
 
 def one_sample(values: NDArray[np.float32]) -> Form:
     """Return the form of a test of the mean."""
-    return Form(1, 0, values.shape[1] - 1.0)
+    return Form(1, 0, values.shape[1] - 1.0, is_f=False)
 
 
 def timed(engine: Engine, work: Callable[[], object]) -> list[float]:
