@@ -13,7 +13,8 @@ from benchmarks.records import Result, plain_table, save
 from gpustats.engines import why_no_gpu
 
 WORKLOADS = {
-    name: f"benchmarks.{name}" for name in ("second_level", "permutation", "calibration", "gpu")
+    name: f"benchmarks.{name}"
+    for name in ("second_level", "permutation", "calibration", "cohorts", "gpu")
 }
 """The workloads, and the modules whose function ``run`` carries them out."""
 NEEDS: dict[str, Callable[[], str]] = {"gpu": why_no_gpu}

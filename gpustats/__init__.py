@@ -1,6 +1,9 @@
 """Group statistics of brain maps at the speed of the hardware."""
 
 from gpustats.archives import load_inference, save_inference
+from gpustats.checkpoints import remove_checkpoint
+from gpustats.cohort import Cohort
+from gpustats.cohort_stacking import stack_maps
 from gpustats.contrasts import Contrast, DesignError
 from gpustats.design import Design
 from gpustats.engines import DeviceError
@@ -23,6 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ClusterExtent",
     "ClusterMass",
+    "Cohort",
     "Contrast",
     "ContrastMaps",
     "Design",
@@ -48,8 +52,10 @@ __all__ = [
     "merge",
     "non_parametric_inference",
     "permutation_test",
+    "remove_checkpoint",
     "save_inference",
     "save_maps",
+    "stack_maps",
     "threshold_stats_img",
     "view_img",
 ]

@@ -1,13 +1,16 @@
-"""The command line: ``gpustats fit``, ``permute``, ``merge``, ``selftest``, ``info``, ``demo``."""
+"""The command line: ``gpustats fit``, ``permute``, ``merge``, ``stack``, ``selftest``, ``info``."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,12 +20,16 @@ from gpustats.cli_fit import add_fit
 from gpustats.cli_merge import add_merge
 from gpustats.cli_permute import add_permute
 from gpustats.cli_selftest import add_info, add_selftest
+from gpustats.cli_stack import add_stack
 from gpustats.engines import DeviceError
+from gpustats.environment import Terminated
 
 logger = logging.getLogger("gpustats")
 
 USER_ERROR = 2
 INTERRUPTED = 130
+TERMINATED = 143
+"""What a shell makes of SIGTERM."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     -------
     int
         0, or 1 if a self-test found a mismatch, or 2 after a user's error, which is told in one
-        line, or 130 after Ctrl-C.
+        line, or 130 after Ctrl-C, or 143 after SIGTERM.
     """
     words = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(_with_expressions(words))
@@ -46,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _terminable():
             warnings.showwarning = lambda message, *_, **__: logger.warning("%s", message)
             status: int | None = options.run(options)
     except (ValueError, TypeError, OSError, DeviceError, ImportError) as error:
@@ -55,12 +62,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"gpustats: error: {_one_line(error)}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt as interruption:
-        what = str(interruption) or "interrupted"
-        print(f"gpustats: {what}; no results were written", file=sys.stderr)
-        return INTERRUPTED
+        what = str(interruption) or "interrupted; no results were written"
+        print(f"gpustats: {what}", file=sys.stderr)
+        return TERMINATED if isinstance(interruption, Terminated) else INTERRUPTED
     finally:
         logger.removeHandler(handler)
     return status or 0
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM, with which clusters announce the end of a job, end a run in good order."""
+
+    def stop(*_: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # no other thread may say what a signal does
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _with_expressions(words: Sequence[str]) -> list[str]:
@@ -97,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     add_fit(commands)
     add_permute(commands)
     add_merge(commands)
+    add_stack(commands)
     add_selftest(commands)
     add_info(commands)
     demonstration = commands.add_parser("demo", help="simulate a group, analyse it, report it")

@@ -3,23 +3,76 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from gpustats import glm
+from gpustats.cohort import Cohort, is_store
 from gpustats.contrasts import Contrast, DesignError
 from gpustats.design import Design
-from gpustats.glm import Fit
 from gpustats.inputs import GroupInput, group_input
 from gpustats.maps import Maps, load_maps
+from gpustats.spaces import Grid
 from gpustats.subjects import aligned_rows, read_table, require_columns, split_labels
 
+OF_FILES = ("mask", "smoothing_fwhm", "resample", "zero_is_missing", "map_name")
+"""Options that say how files are read."""
 
-def find_group(options: argparse.Namespace) -> GroupInput:
+
+@dataclass(frozen=True, eq=False)
+class StoredGroup:
+    """A store, of which all subjects are taken.
+
+    Parameters
+    ----------
+    cohort
+        The store.
+    """
+
+    cohort: Cohort
+
+    @property
+    def subjects(self) -> tuple[str, ...] | None:
+        """The subjects' labels."""
+        return self.cohort.subjects
+
+    @property
+    def n_maps(self) -> int:
+        """How many subjects there are."""
+        return self.cohort.n_subjects
+
+
+Group: TypeAlias = GroupInput | StoredGroup
+
+
+def find_group(options: argparse.Namespace) -> Group:
+    """Return the maps: a store, or files, or those that a table names, relative to it."""
+    first = options.maps[0]
+    if len(options.maps) == 1 and is_store(first):
+        _check_stored(options, first)
+        return StoredGroup(Cohort.open(first))
+    if options.memory is not None:
+        raise ValueError("--memory speaks of a store; make one with gpustats stack")
+    return find_files(options)
+
+
+def _check_stored(options: argparse.Namespace, store: Path) -> None:
+    """Refuse options that say how files are read."""
+    given = [f"--{name.replace('_', '-')}" for name in OF_FILES if getattr(options, name)]
+    if given:
+        raise ValueError(
+            f"{', '.join(given)}: {store} is a store, whose maps have been read already; give "
+            "such options to gpustats stack"
+        )
+
+
+def find_files(options: argparse.Namespace) -> GroupInput:
     """Return the maps: files, or those that a table names, relative to it."""
     first = options.maps[0]
     if len(options.maps) > 1 or first.suffix.lower() not in (".tsv", ".csv"):
@@ -37,8 +90,12 @@ def find_group(options: argparse.Namespace) -> GroupInput:
     return group_input(table)
 
 
-def read_maps(options: argparse.Namespace, group: GroupInput) -> Maps:
-    """Read the maps of a group."""
+def read_maps(options: argparse.Namespace, group: Group) -> Maps | Cohort:
+    """Read the maps of a group; those of a store stay where they are."""
+    if isinstance(group, StoredGroup):
+        if options.missing == "raise":
+            _check_complete(group.cohort)
+        return group.cohort
     return load_maps(
         group.images(options.map_name),
         options.mask,
@@ -50,6 +107,17 @@ def read_maps(options: argparse.Namespace, group: GroupInput) -> Maps:
     )
 
 
+def _check_complete(cohort: Cohort) -> None:
+    """Refuse subjects without data in some voxel."""
+    holes = np.flatnonzero(cohort.n_finite < cohort.n_voxels)
+    if holes.size:
+        first = cohort.header.entries[cohort.rows[holes[0]]].name
+        raise ValueError(
+            f"{cohort.name}: {holes.size} maps have voxels without data, {first} the first of "
+            "them; stack them with another mask, or drop these voxels (--missing drop_voxel)"
+        )
+
+
 def read_design_table(options: argparse.Namespace) -> pd.DataFrame | None:
     """Read the table of regressors, if there is one."""
     if options.design is not None:
@@ -59,9 +127,7 @@ def read_design_table(options: argparse.Namespace) -> pd.DataFrame | None:
     return None
 
 
-def make_design(
-    options: argparse.Namespace, table: pd.DataFrame | None, group: GroupInput
-) -> Design:
+def make_design(options: argparse.Namespace, table: pd.DataFrame | None, group: Group) -> Design:
     """Return the design, rows in the order of the maps; the group mean without a table."""
     if table is None:
         design = glm.group_mean(group.n_maps)
@@ -76,7 +142,7 @@ def make_design(
 
 
 def take_blocks(
-    options: argparse.Namespace, table: pd.DataFrame | None, group: GroupInput
+    options: argparse.Namespace, table: pd.DataFrame | None, group: Group
 ) -> tuple[pd.DataFrame | None, NDArray[np.int64] | None]:
     """Return the table without the column of blocks, and the number of each map's block.
 
@@ -127,13 +193,15 @@ def parameters(options: argparse.Namespace) -> dict[str, Any]:
     return {name: str(v) if isinstance(v, Path) else v for name, v in kept.items()}
 
 
-def describe_data(fitted: Fit) -> dict[str, Any]:
-    """Describe the stack."""
+def describe_data(
+    group: Group, design: Design, grid: Grid, dropped: Mapping[str, int]
+) -> dict[str, Any]:
+    """Describe the stack, given the voxels that were analysed and how many were not."""
     return {
-        "n_subjects": fitted.maps.n_subjects,
-        "n_voxels": fitted.maps.n_voxels,
-        "dropped_voxels": fitted.maps.dropped,
-        "voxel_volume_mm3": fitted.maps.grid.voxel_volume_mm3,
-        "subjects": fitted.maps.subjects,
-        "rows_matched_by": fitted.design.matched_by,
+        "n_subjects": group.n_maps,
+        "n_voxels": grid.n_voxels,
+        "dropped_voxels": dict(dropped),
+        "voxel_volume_mm3": grid.voxel_volume_mm3,
+        "subjects": group.subjects,
+        "rows_matched_by": design.matched_by,
     }

@@ -31,6 +31,7 @@ examples:
   gpustats fit sub-*_con.nii.gz
   gpustats fit con.nii.gz --design participants.tsv --columns age,sex --intercept --contrast age
   gpustats fit sub-*_con.nii.gz --design groups.tsv --contrast "patients - controls"
+  gpustats fit cohort.zarr --memory 2G    (a store that gpustats stack made)
 """
 
 
@@ -56,6 +57,7 @@ def add_fit(commands: Any) -> None:
     cli_options.add_survival(thresholds, alpha=0.001)
     fit.add_argument("--title", help="title of the report")
     cli_options.add_device(fit)
+    cli_options.add_memory(fit)
     fit.set_defaults(run=_fit)
 
 
@@ -68,14 +70,16 @@ def _fit(options: argparse.Namespace) -> None:
     design = make_design(options, read_design_table(options), group)
     contrasts = make_contrasts(options, design)
     with result_folder(options.output_dir) as partial:
-        fitted = glm.fit(read_maps(options, group), design, device=options.device)
+        maps = read_maps(options, group)
+        fitted = glm.fit(maps, design, device=options.device, memory=options.memory)
         results = {contrast.name: fitted.contrast(contrast) for contrast in contrasts}
         summary: dict[str, Any] = {
             "command": "fit",
             "versions": versions(),
             "engine": engine.describe(),
             "parameters": parameters(options),
-            "data": describe_data(fitted),
+            "data": describe_data(group, design, fitted.maps.grid, fitted.maps.dropped),
+            "plan": None if fitted.plan is None else fitted.plan.as_settings(),
             "design": fitted.design.table.to_dict(orient="list"),
             "contrasts": [
                 write_contrast(partial, result, rule, options.min_distance)

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from gpustats.memory import parse_bytes
+
 
 def add_maps(command: Any) -> None:
     """Add the maps, and where results go."""
@@ -14,8 +16,8 @@ def add_maps(command: Any) -> None:
         nargs="+",
         type=Path,
         metavar="MAPS",
-        help="3D NIfTI files, one 4D file, or a table (.tsv, .csv) with the columns "
-        "subject_label and effects_map_path (relative to the table)",
+        help="3D NIfTI files, one 4D file, a table (.tsv, .csv) with the columns subject_label "
+        "and effects_map_path (relative to the table), or a store that gpustats stack made",
     )
     add_output(command)
 
@@ -30,6 +32,16 @@ def add_output(command: Any) -> None:
 def add_device(command: Any) -> None:
     """Add what computes."""
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index>")
+
+
+def add_memory(group: Any) -> None:
+    """Add what blocks of a store may take."""
+    group.add_argument(
+        "--memory",
+        type=size_in_bytes,
+        metavar="2G",
+        help="what working on a store may take; half of what is free if absent",
+    )
 
 
 def add_data(group: Any) -> None:
@@ -66,6 +78,16 @@ def add_survival(group: Any, alpha: float) -> None:
     group.add_argument(
         "--min-distance", type=distance, default=8.0, metavar="MM", help="of sub-peaks"
     )
+
+
+def size_in_bytes(word: str) -> int:
+    """Read an amount of memory."""
+    try:
+        n_bytes = parse_bytes(word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    assert n_bytes is not None
+    return n_bytes
 
 
 def distance(word: str) -> float:

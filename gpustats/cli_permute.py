@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from gpustats import cli_options
 from gpustats.archives import save_inference
+from gpustats.checkpoints import remove_checkpoint
 from gpustats.cli_data import (
     describe_data,
     find_group,
@@ -33,7 +36,6 @@ from gpustats.contrasts import Contrast
 from gpustats.engines import resolve
 from gpustats.enhancements import ClusterExtent, ClusterMass, Statistic, Tfce, Voxelwise
 from gpustats.environment import versions
-from gpustats.glm import fit
 from gpustats.inference import permutation_test
 from gpustats.outputs import result_folder
 from gpustats.partition import SCHEMES
@@ -47,6 +49,7 @@ examples:
   gpustats permute sub-*_con.nii.gz --n-permutations 10000
   gpustats permute con.nii.gz --design participants.tsv --columns age --intercept --contrast age \\
       --statistics cluster-mass --cluster-forming-p 0.001 --cluster-connectivity 26
+  gpustats permute cohort.zarr --memory 2G --checkpoint unfinished    (goes on after a kill)
   gpustats permute con.nii.gz --shard 3/20    (on 20 machines, then: gpustats merge FOLDER)
 """
 
@@ -81,6 +84,7 @@ def add_permute(commands: Any) -> None:
     cli_options.add_survival(permute.add_argument_group("thresholds"), alpha=0.05)
     _add_statistics(permute.add_argument_group("statistics"))
     _add_shuffles(permute.add_argument_group("shuffles"))
+    _add_survival_of_kills(permute.add_argument_group("long runs"))
     cli_options.add_device(permute)
     permute.set_defaults(run=_permute)
 
@@ -121,6 +125,24 @@ def _add_shuffles(group: Any) -> None:
     part.add_argument("--shard", metavar="K/N", help="only the K-th of N parts, to be merged")
 
 
+def _add_survival_of_kills(group: Any) -> None:
+    """Add what bounds the memory, and lets a test go on after it was killed."""
+    cli_options.add_memory(group)
+    group.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="DIR",
+        help="keep there what is done: after a kill the same command goes on from it",
+    )
+    group.add_argument(
+        "--checkpoint-seconds",
+        type=float,
+        default=60.0,
+        metavar="N",
+        help="how old a checkpoint must be to be replaced; default: %(default)g",
+    )
+
+
 def _permute(options: argparse.Namespace) -> None:
     """Test, and write the results or the part of them that was asked for."""
     started = time.perf_counter()
@@ -133,11 +155,11 @@ def _permute(options: argparse.Namespace) -> None:
     design = make_design(options, table, group)
     contrasts = make_contrasts(options, design)
     _check_unit(options, contrasts)
-    with result_folder(options.output_dir) as partial:
-        fitted = fit(read_maps(options, group), design, device=options.device)
+    with result_folder(options.output_dir) as partial, _said_when_interrupted(options.checkpoint):
+        maps = read_maps(options, group)
         inference = permutation_test(
-            fitted.maps,
-            fitted.design,
+            maps,
+            design,
             {contrast.name: contrast for contrast in contrasts},
             statistics=statistics,
             n_permutations=options.n_permutations,
@@ -150,14 +172,19 @@ def _permute(options: argparse.Namespace) -> None:
             scheme=options.scheme,
             uncorrected=options.uncorrected,
             device=options.device,
+            memory=options.memory,
+            checkpoint=options.checkpoint,
+            checkpoint_seconds=options.checkpoint_seconds,
         )
         run = {
             "command": "permute",
             "versions": versions(),
             "engine": engine.describe(),
             "parameters": parameters(options),
-            "data": describe_data(fitted),
-            "design": fitted.design.table.to_dict(orient="list"),
+            "data": describe_data(
+                group, design, inference.grid, inference.settings["dropped_voxels"]
+            ),
+            "design": design.table.to_dict(orient="list"),
             "blocks": None if blocks is None else blocks.tolist(),
             "seconds": seconds_since(started),
         }
@@ -165,10 +192,25 @@ def _permute(options: argparse.Namespace) -> None:
         save_inference(inference, partial / file_of(part))
         if part is None:
             summary = write_results(partial, inference, rule, started)
+    if options.checkpoint is not None:
+        remove_checkpoint(options.checkpoint)
     if part is None:
         print_summary(summary, options.output_dir)
     else:
         print_part(inference, options.output_dir / file_of(part))
+
+
+@contextmanager
+def _said_when_interrupted(checkpoint: Path | None) -> Iterator[None]:
+    """Say what becomes of a test that is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt as interruption:
+        done = str(interruption) or "interrupted"
+        kept = "no results were written"
+        if checkpoint is not None and any(checkpoint.glob("*.checkpoint")):
+            kept = f"the same command goes on from the checkpoint in {checkpoint}"
+        raise type(interruption)(f"{done}; {kept}") from None
 
 
 def _statistics(options: argparse.Namespace) -> list[Statistic]:

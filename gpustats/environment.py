@@ -20,6 +20,10 @@ def versions() -> dict[str, str]:
     return found
 
 
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end, as clusters do shortly before they kill a job."""
+
+
 def n_cores() -> int:
     """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):

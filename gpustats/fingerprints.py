@@ -41,7 +41,7 @@ def fingerprint(
     grid = fitted.maps.grid
     weights = [(one.name, one.statistic, one.weights.tolist()) for one in contrasts]
     return {
-        "data": _digest(fitted.maps.values.T, np.packbits(grid.mask), grid.affine),
+        "data": _digest(fitted.maps.digest(), np.packbits(grid.mask), grid.affine),
         "design": _digest(fitted.design.matrix),
         "contrasts": _digest(repr(weights)),
         "settings": _digest(repr(sorted((k, v) for k, v in settings.items() if k != "engine"))),

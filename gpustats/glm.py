@@ -12,14 +12,21 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
+from gpustats.cohort import Cohort
 from gpustats.contrasts import Contrast, StatisticName
 from gpustats.design import Design
 from gpustats.engines import Engine, Regression, resolve
 from gpustats.maps import Maps
+from gpustats.memory import Load, Plan, for_fit, parse_bytes
 from gpustats.spaces import Grid
+from gpustats.stored import Sieve, StoredMaps
 
 logger = logging.getLogger("gpustats")
 
+UNEXPLAINED = "no residual variance"
+"""Why voxels leave the mask that the design explains entirely."""
+BLOCK_OF_RESIDUALS = 2**14
+"""Voxels whose residuals are formed at a time."""
 NO_VARIANCE = 2.0**-46
 """Residual share of a voxel's sum of squares that float32 rounding alone leaves: (2**-23)²."""
 
@@ -89,12 +96,15 @@ class Fit:
         What is known of every voxel, on the device.
     device
         Where it was computed.
+    plan
+        How a store was read.
     """
 
-    maps: Maps
+    maps: Maps | StoredMaps
     design: Design
     regression: Regression
     device: str
+    plan: Plan | None = None
 
     @property
     def engine(self) -> Engine:
@@ -153,16 +163,23 @@ class Fit:
 
     def predicted(self) -> NDArray[np.float32]:
         """Return the fitted values, ``(n_voxels, n_subjects)`` float32 like the maps."""
-        predicted = np.empty_like(self.maps.values)
+        shape = self.maps.n_voxels, self.maps.n_subjects
+        predicted = np.empty(shape, dtype=np.float32, order="F")
         for subject, row in enumerate(self.design.basis):
             predicted[:, subject] = row @ self.coordinates
         return predicted
 
     def residuals(self) -> NDArray[np.float32]:
-        """Return what the model leaves unexplained, ``(n_voxels, n_subjects)`` float32."""
-        residuals = np.empty_like(self.maps.values)
-        for subject, row in enumerate(self.design.basis):
-            residuals[:, subject] = self.maps.values[:, subject] - row @ self.coordinates
+        """Return what the model leaves unexplained, ``(n_voxels, n_subjects)`` float32.
+
+        Of a store too they are made in memory, all of them.
+        """
+        shape = self.maps.n_voxels, self.maps.n_subjects
+        residuals = np.empty(shape, dtype=np.float32, order="F")
+        for span, values in self.maps.blocks(BLOCK_OF_RESIDUALS):
+            here = slice(span.start, span.stop)
+            for subject, row in enumerate(self.design.basis):
+                residuals[here, subject] = values[:, subject] - row @ self.coordinates[:, here]
         return residuals
 
     def r_square(self) -> NDArray[np.float64]:
@@ -179,24 +196,34 @@ class Fit:
         return np.asarray(model_ss / (model_ss + self.residual_ss))
 
 
-def fit(maps: Maps, design: Design | None = None, *, device: str = "auto") -> Fit:
+def fit(
+    maps: Maps | StoredMaps | Cohort,
+    design: Design | None = None,
+    *,
+    device: str = "auto",
+    memory: str | int | None = None,
+) -> Fit:
     """Fit a design to the maps by ordinary least squares.
 
     Parameters
     ----------
     maps
-        One map per subject.
+        One map per subject, in memory or in a store, which is then read once, block by block.
     design
         The regressors; rows are matched to the maps by subject label where both have labels,
         else by order. One column of ones (the group mean) by default.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
+    memory
+        What blocks of a store may take, ``"2G"`` or a number of bytes; half of what is free by
+        default.
 
     Returns
     -------
     Fit
         Its mask is that of ``maps`` without the voxels that the design explains entirely, which
-        have no residual variance to test against; their number is logged.
+        have no residual variance to test against; their number is logged. Of a store, voxels
+        that are missing in some map or equal in all leave it too.
 
     Raises
     ------
@@ -217,9 +244,9 @@ def fit(maps: Maps, design: Design | None = None, *, device: str = "auto") -> Fi
     ((120,), 9)
     """
     engine = resolve(device)
-    if design is None:
-        design = group_mean(maps.n_subjects)
-    design = design.aligned(maps.subjects, maps.n_subjects)
+    design = design_for(maps, design)
+    if not isinstance(maps, Maps):
+        return _fit_stored(maps, design, device, parse_bytes(memory))
     fitted = Fit(maps, design, engine.regress(maps.values, design.basis), device)
     model_ss = np.einsum("kv,kv->v", fitted.coordinates, fitted.coordinates)
     varies = fitted.residual_ss > NO_VARIANCE * (model_ss + fitted.residual_ss)
@@ -227,10 +254,47 @@ def fit(maps: Maps, design: Design | None = None, *, device: str = "auto") -> Fi
         return fitted
     if not varies.any():
         raise ValueError("the design explains every voxel entirely; no residual variance is left")
-    reason = "no residual variance"
-    logger.warning("%d voxels left the mask: %s", np.count_nonzero(~varies), reason)
-    maps = maps.subset(varies, reason)
+    logger.warning("%d voxels left the mask: %s", np.count_nonzero(~varies), UNEXPLAINED)
+    maps = maps.subset(varies, UNEXPLAINED)
     return Fit(maps, design, engine.regress(maps.values, design.basis), device)
+
+
+def _fit_stored(maps: StoredMaps | Cohort, design: Design, device: str, memory: int | None) -> Fit:
+    """Fit a store block by block, sorting out the voxels that cannot be analysed on the way."""
+    engine = resolve(device)
+    plan = for_fit(engine, Load(maps.n_voxels, maps.n_subjects, design.rank), memory)
+    logger.info("plan of the fit: %s", plan.describe())
+    sieve = Sieve(maps)
+    found: list[Regression] = []
+    for span, values in sieve.whole.blocks(plan.block_voxels):
+        usable = np.flatnonzero(sieve.usable(values))
+        if usable.size == 0:
+            continue
+        taken = values if usable.size == len(values) else values.T.take(usable, axis=1).T
+        coordinates, residual_ss = map(engine.to_host, engine.regress(taken, design.basis))
+        model_ss = np.einsum("kv,kv->v", coordinates, coordinates)
+        varies = residual_ss > NO_VARIANCE * (model_ss + residual_ss)
+        sieve.keep(span.start + usable[varies], UNEXPLAINED, int(np.count_nonzero(~varies)))
+        found.append(Regression(coordinates[:, varies], residual_ss[varies]))
+        del values, taken
+    kept = sieve.maps()
+    joined = (np.concatenate(parts, axis=-1) for parts in zip(*found, strict=True))
+    # in the layout of a fit in memory: products would have other last bits
+    arrays = (engine.to_device(np.ascontiguousarray(array)) for array in joined)
+    return Fit(kept, design, Regression(*arrays), device, plan)
+
+
+def design_for(maps: Maps | StoredMaps | Cohort, design: Design | None) -> Design:
+    """Return a design, of the group mean by default, with its rows in the order of the maps.
+
+    Raises
+    ------
+    DesignError
+        If maps and rows do not match.
+    """
+    if design is None:
+        design = group_mean(maps.n_subjects)
+    return design.aligned(maps.subjects, maps.n_subjects)
 
 
 def group_mean(n_subjects: int) -> Design:

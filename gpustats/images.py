@@ -10,7 +10,7 @@ import math
 import os
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,14 @@ ImageLike: TypeAlias = str | os.PathLike[str] | SpatialImage
 
 AFFINE_TOLERANCE = 1e-4
 """Affines that differ by less, relatively or in mm, describe the same grid."""
+
+INFLATER: Any = zlib
+with suppress(ImportError):
+    from isal import isal_zlib as INFLATER  # noqa: N812
+"""isal inflates what was not compressed at level 1 up to 1.6 times as fast as zlib."""
+
+DAMAGE: tuple[type[Exception], ...] = (OSError, EOFError, ValueError, zlib.error, INFLATER.error)
+"""What reading a damaged file raises."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +94,7 @@ class Volumes:
         """Return volume ``index`` in the file's own floating type; otherwise as `read`."""
         try:
             return self._data(index)
-        except (OSError, EOFError, zlib.error, ValueError) as error:
+        except DAMAGE as error:
             raise _damaged(self.name, str(error)) from error
 
     def _data(self, index: int) -> NDArray[Any]:
@@ -96,6 +104,7 @@ class Volumes:
             volume = whole[..., index] if self.n_volumes > 1 else whole
             return np.asarray(volume).reshape(self.shape, order="F")
         proxy = self.image.dataobj
+        inflated: bytes | memoryview
         if self.n_volumes > 1:
             inflated, offset = self.stream.volume(index), 0
         else:
@@ -228,24 +237,27 @@ def _damaged(name: str, detail: str) -> ValueError:
     return ValueError(f"{name}: the file is truncated or damaged ({detail}); copy it again")
 
 
-def inflate(data: bytes, length: int) -> bytes:
-    """Inflate a gzip file outside the interpreter lock.
+def inflate(data: bytes, length: int, step: int = 1 << 16) -> memoryview:
+    """Return the first bytes of what a gzip file holds, ``length`` of them.
 
-    ``length`` is how many bytes are expected at least; raises zlib.error if a checksum is wrong or
-    the only member ends early, EOFError if one of several members does.
+    The members that hold them are inflated whole, outside the interpreter lock; raises one of
+    `DAMAGE` if one ends early or its checksum is wrong.
     """
-    inflated = zlib.decompress(data, wbits=31, bufsize=length)
-    return inflated if len(inflated) >= length else b"".join(_members(data))
-
-
-def _members(data: bytes) -> Iterator[bytes]:
-    """Inflate the members of a gzip file one by one; zeros may follow the last."""
-    while data:
-        member = zlib.decompressobj(wbits=31)
-        yield member.decompress(data)
-        if not member.eof:
-            raise EOFError("compressed data end early")
-        data = member.unused_data.lstrip(b"\0")
+    inflated = np.empty(length, dtype=np.uint8).data
+    filled = 0
+    rest = memoryview(data)
+    while filled < length:
+        member = INFLATER.decompressobj(wbits=31)
+        while not member.eof:
+            if not rest:
+                raise EOFError("compressed data end early")
+            # in pieces that stay in the cache, rather than in one large block of fresh memory
+            piece = member.decompress(rest[:step])[: length - filled]
+            inflated[filled : filled + len(piece)] = piece
+            filled += len(piece)
+            rest = rest[step:]
+        rest = memoryview(member.unused_data + rest)
+    return inflated
 
 
 def _inflated_length(path: Path) -> int:

@@ -7,42 +7,47 @@ integer counts, which merge into what one run over all of them would have given.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpustats import fingerprints
-from gpustats.contrasts import Contrast
+from gpustats.checkpoints import Checkpoint, Nowhere
+from gpustats.cohort import Cohort
 from gpustats.design import Design
-from gpustats.engines import SHUFFLE_TILE, Array, Engine, Exceedances, Form, ScoreCounts
-from gpustats.enhancements import (
-    Enhancer,
-    MapKind,
-    Statistic,
-    Voxelwise,
-)
+from gpustats.engines import resolve
+from gpustats.enhancements import Statistic, Voxelwise
 from gpustats.exchangeability import BlockExchange
-from gpustats.glm import ContrastMaps, Fit, fit
+from gpustats.glm import ContrastMaps, design_for, fit
+from gpustats.loop import ContrastTest, Keeper
 from gpustats.maps import Maps
+from gpustats.memory import Load, parse_bytes, streamed
 from gpustats.outcomes import Inference, Outcome
-from gpustats.partition import Partition, Projection, Scheme, partition, projection
+from gpustats.partition import Scheme, partition, projection
 from gpustats.planning import (
+    Task,
     check_options,
     chosen_errors,
     counts_both_tails,
+    described,
     named_contrasts,
+    plans_of,
     shuffle_range,
 )
 from gpustats.progress import counted
 from gpustats.shuffles import Shard, Shuffles
+from gpustats.stored import StoredMaps
 
 logger = logging.getLogger("gpustats")
 
 
 def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the test
-    maps: Maps,
+    maps: Maps | StoredMaps | Cohort,
     design: Design | None = None,
     contrast: Any = None,
     *,
@@ -57,6 +62,9 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     scheme: Scheme = "freedman-lane",
     uncorrected: bool = False,
     device: str = "auto",
+    memory: str | int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_seconds: float = 60.0,
 ) -> Inference:
     """Test contrasts at every voxel by permutation, controlling the family-wise error rate.
 
@@ -68,7 +76,8 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     Parameters
     ----------
     maps
-        One map per subject.
+        One map per subject, in memory or in a store. A store is read once for all shuffles where
+        only voxels are compared, else once for every batch of them.
     design
         Named regressors, rows matched to the maps by label or order; the group mean by default.
     contrast
@@ -100,6 +109,16 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
         Voxels always do.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
+    memory
+        What the test of a store may take, ``"2G"`` or a number of bytes; half of what is free by
+        default.
+    checkpoint
+        A folder in which to keep what is done. If it holds a checkpoint of this very test, the
+        test goes on from there; the result has the same bits. It stays when the test is done,
+        until `remove_checkpoint` is called.
+    checkpoint_seconds
+        How old a checkpoint must be to be replaced, after a step: some shuffles of a block of
+        voxels, or a batch of maps.
 
     Returns
     -------
@@ -110,9 +129,12 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     ------
     ValueError
         If maps, design, blocks or an option do not fit, a contrast is not estimable, F is to be
-        two-sided, or no shuffle changes the design.
+        two-sided, no shuffle changes the design, the memory is too little, or the checkpoint is
+        damaged or of another test.
     DeviceError
         If the device is not there.
+    OSError
+        If a store cannot be read, or a checkpoint cannot be written.
 
     Notes
     -----
@@ -127,246 +149,72 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     .. [2] Winkler et al. (2014), NeuroImage 92, 381-397.
     .. [3] Phipson & Smyth (2010), Stat. Appl. Genet. Mol. Biol. 9, 39.
     """
-    fitted = fit(maps, design, device=device)
-    contrasts = named_contrasts(fitted.design, contrast)
-    check_options(contrasts.values(), statistics, two_sided, scheme, fitted.df)
-    planned: list[tuple[Contrast, Partition, Shuffles]] = []
+    engine, budget = resolve(device), parse_bytes(memory)
+    design = design_for(maps, design)
+    contrasts = named_contrasts(design, contrast)
+    check_options(contrasts.values(), statistics, two_sided, scheme, design.df)
+    spatial = any(statistic.name != "voxelwise" for statistic in statistics)
+    load = Load(
+        maps.n_voxels, maps.n_subjects, design.rank, len(contrasts), len(statistics), spatial
+    )
+    tasks: list[Task] = []
     for one in contrasts.values():
-        parts = partition(fitted.design, one)
-        plan = Shuffles(
-            fitted.maps.n_subjects,
+        parts = partition(design, one)
+        drawn = Shuffles(
+            maps.n_subjects,
             chosen_errors(errors, parts),
             n_permutations,
-            fitted.design.matrix,
+            design.matrix,
             None if blocks is None else np.asarray(blocks),
             block_exchange,
             seed,
         )
-        logger.info("%s: %s", one.name, plan.describe())
-        planned.append((one, parts, plan))
-    # nothing is computed before every range has been checked
-    ranges = [shuffle_range(shuffles, plan.n_shuffles) for *_, plan in planned]
-    outcomes: list[Outcome] = []
-    maps_of: dict[str, ContrastMaps] = {}
-    with counted(sum(map(len, ranges))) as finish:
-        for (one, parts, plan), indices in zip(planned, ranges, strict=True):
-            test = _Test(fitted, one, parts, plan, statistics, two_sided, scheme, uncorrected)
-            outcomes += test.run(indices, finish)
-            maps_of[one.name] = test.reported
-    settings = {
+        logger.info("%s: %s", one.name, drawn.describe())
+        rule = projection(parts, scheme, drawn.unmoved)
+        indices = shuffle_range(shuffles, drawn.n_shuffles)
+        its_load = replace(load, n_rows=rule.n_rows, shuffles=indices)
+        plan = None if isinstance(maps, Maps) else streamed(engine, its_load, budget)
+        tasks.append(Task(one, drawn, rule, counts_both_tails(one, two_sided), indices, plan))
+    # all that can be refused has been
+    for task in tasks:
+        if task.plan is not None:
+            logger.info("plan of %s: %s", task.contrast.name, task.plan.describe())
+    told: dict[str, Any] = {
         "seed": int(seed),
         "n_permutations": int(n_permutations),
         "scheme": scheme,
         "errors": errors,
         "two_sided": two_sided is not False,
         "uncorrected": uncorrected,
-        "shuffles": {one.name: plan.describe() for one, _, plan in planned},
-        # JSON has no larger integers; the line above says about how many there are
-        "n_distinct": {
-            one.name: plan.n_distinct if plan.n_distinct < 2**53 else None
-            for one, _, plan in planned
-        },
         "statistics": [repr(statistic) for statistic in statistics],
-        "engine": fitted.engine.describe(),
     }
+    settings = {**told, **described(tasks)}
+    fitted = fit(maps, design, device=device, memory=budget)
     print_ = fingerprints.fingerprint(fitted, contrasts.values(), settings, blocks, block_exchange)
-    return Inference(tuple(outcomes), fitted.maps.grid, settings, print_, maps_of)
+    identity = {**print_, **told, "range": [str(task.indices) for task in tasks]}
+    del identity["settings"]  # each of them is told by its name
+    keepers = _keepers(checkpoint, identity, checkpoint_seconds, len(tasks))
+    outcomes: list[Outcome] = []
+    reported: dict[str, ContrastMaps] = {}
+    with counted(sum(len(task.indices) for task in tasks)) as finish:
+        for task, keeper in zip(tasks, keepers, strict=True):
+            test = ContrastTest(fitted, task, statistics, uncorrected)
+            outcomes += test.run(finish, keeper)
+            reported[task.contrast.name] = test.reported
+    found = {"engine": engine.describe(), "dropped_voxels": fitted.maps.dropped}
+    if fitted.plan is not None:
+        found["plan"] = {"fit": fitted.plan.as_settings(), **plans_of(tasks)}
+    return Inference(tuple(outcomes), fitted.maps.grid, {**settings, **found}, print_, reported)
 
 
-class _Test:
-    """One contrast: its data in tiles, its shuffles, and what each statistic found so far."""
-
-    def __init__(
-        self,
-        fitted: Fit,
-        contrast: Contrast,
-        parts: Partition,
-        plan: Shuffles,
-        statistics: Sequence[Statistic],
-        two_sided: bool | None,
-        scheme: Scheme,
-        uncorrected: bool,
-    ) -> None:
-        self.engine: Engine = fitted.engine
-        self.contrast = contrast
-        self.plan = plan
-        self.two_sided = counts_both_tails(contrast, two_sided)
-        self.uncorrected = uncorrected
-        self.rule: Projection = projection(parts, scheme, plan.unmoved)
-        self.form = Form(
-            self.rule.n_tested,
-            self.rule.n_rows - self.rule.n_tested,
-            float(self.rule.df),
-            contrast.statistic == "F",
-        )
-        self.grid = fitted.maps.grid
-        self.statistics = statistics
-        self.reported = fitted.contrast(contrast)
-        self.units = self.engine.unit_tiles(fitted.maps.values, self.rule.removed)
-
-    def run(self, indices: range, finish: Callable[[int], None]) -> list[Outcome]:
-        """Compute a range of shuffles, telling ``finish`` how many more are finished."""
-        values = self.engine.values_of(self._tile(range(1))[0], self.units, self.form)
-        exceeding = self.engine.exceedances(values, self.form, two_sided=self.two_sided)
-        spatial = self._spatial(self._map_of(values))
-        room = None
-        if spatial:
-            room = self.engine.empty_maps(len(indices), self.units.n_voxels)
-        voxel_maxima = np.empty(len(indices), dtype=np.float32)
-        for batch in _cut(indices, SHUFFLE_TILE if room is None else len(room)):
-            maps = None if room is None else room[: len(batch)]
-            place = slice(batch.start - indices.start, batch.stop - indices.start)
-            voxel_maxima[place] = self._sweep(batch, exceeding, maps)
-            for scored in spatial.values():
-                scored.add(maps)
-            finish(len(batch))
-        return [
-            self._voxelwise(indices, voxel_maxima, exceeding)
-            if name == "voxelwise"
-            else spatial[name].outcome(self, name, indices)
-            for name in [statistic.name for statistic in self.statistics]
-        ]
-
-    def _spatial(self, observed: NDArray[np.float32]) -> dict[str, _Scored]:
-        """Prepare every statistic but the voxels' own value, given the observed map."""
-        peak = float(np.abs(observed).max() if self.two_sided else observed.max())
-        kind = MapKind(self.contrast.statistic, self.form.df, self.two_sided, peak)
-        enhancers = {s.name: s.enhancer(self.engine, self.grid, kind) for s in self.statistics}
-        return {
-            name: _Scored(self.engine, enhancer, observed, self.two_sided, self.uncorrected)
-            for name, enhancer in enhancers.items()
-            if enhancer is not None
-        }
-
-    def _sweep(
-        self, batch: range, exceeding: Exceedances, maps: Array | None
-    ) -> NDArray[np.float32]:
-        """Compute a batch of shuffles: fill their maps, count, return the voxels' maxima."""
-        found = []
-        for part in _cut(batch, SHUFFLE_TILE):
-            start = part.start % SHUFFLE_TILE
-            first = part.start - batch.start
-            peaks = self.engine.sweep(
-                self._tile(part),
-                self.units,
-                self.form,
-                shuffles=range(start, start + len(part)),
-                exceeding=exceeding,
-                maps=None if maps is None else maps[first : first + len(part)],
-            )
-            found.append(peaks)
-        if maps is not None and self.contrast.statistic == "F":
-            self.engine.f_maps_to_z(maps, self.form.n_tested, self.form.df)
-        upper = np.concatenate([self.engine.to_host(peaks.upper) for peaks in found])
-        if not self.two_sided:
-            return upper
-        lower = np.concatenate([self.engine.to_host(peaks.lower) for peaks in found])
-        return np.asarray(np.maximum(upper, lower))
-
-    def _tile(self, part: range) -> Array:
-        """Return the rows of a whole tile, on the device, in which each shuffle has its place."""
-        if self.rule.refit is None:
-            return self.engine.shuffled_rows(self.plan, self.rule.columns, part)
-        rows = self.rule.rows(self.plan, part)
-        tile = np.zeros((SHUFFLE_TILE, *rows.shape[1:]), dtype=np.float32)
-        start = part.start % SHUFFLE_TILE
-        tile[start : start + len(part)] = rows
-        return self.engine.to_device(tile)
-
-    def _map_of(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the map that spatial statistics look at, from what `sweep` compares."""
-        one = self.engine.statistic_of(values, self.form)
-        if self.contrast.statistic == "t":
-            return one
-        f = one.astype(np.float64)
-        return self.engine.f_to_z(f, self.form.n_tested, self.form.df).astype(np.float32)
-
-    def _voxelwise(
-        self,
-        indices: range,
-        maxima: NDArray[np.float32],
-        exceeding: Exceedances,
-    ) -> Outcome:
-        """Collect what was found of the voxels' own values."""
-        return Outcome(
-            statistic="voxelwise",
-            contrast=self.contrast,
-            observed=self.reported.statistic,
-            limits=self.engine.to_host(exceeding.limits).astype(np.float64),
-            indices=indices,
-            n_shuffles=self.plan.n_shuffles,
-            two_sided=self.two_sided,
-            maxima=maxima.astype(np.float64),
-            null_maxima=self.engine.statistic_of(maxima, self.form).astype(np.float64),
-            counts=self.engine.to_host(exceeding.counts),
-        )
-
-
-class _Scored:
-    """What one spatial statistic found so far."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        enhancer: Enhancer,
-        observed: NDArray[np.float32],
-        two_sided: bool,
-        uncorrected: bool,
-    ) -> None:
-        self.engine = engine
-        self.enhancer = enhancer
-        self.two_sided = two_sided
-        self.compared = self._scores(observed)
-        self.limits = enhancer.limits(np.abs(self.compared))
-        self.reaching: ScoreCounts | None = None
-        if uncorrected:
-            # where nothing was observed every shuffle counts: `outcome` says so
-            limits = np.where(self.limits > 0, self.limits, np.inf)
-            counts = np.zeros(observed.size, dtype=np.int64)
-            self.reaching = ScoreCounts(engine.to_device(limits), engine.to_device(counts))
-        self.maxima: list[NDArray[np.float64]] = []
-
-    def _scores(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Score a map; those of the negative side are negative."""
-        scores = self.enhancer.scores(values)
-        return scores - self.enhancer.scores(-values) if self.two_sided else scores
-
-    def add(self, maps: Array) -> None:
-        """Take the maxima of a batch of maps, and count; the maps are turned over and back."""
-        peaks = self.enhancer.peaks(maps, self.reaching)
-        if self.two_sided:
-            self.engine.negate(maps)
-            peaks = np.maximum(peaks, self.enhancer.peaks(maps, self.reaching))
-            self.engine.negate(maps)
-        self.maxima.append(peaks)
-
-    def _counts(self, n_shuffles: int) -> NDArray[np.int64] | None:
-        """Return how many of the shuffles reach each observed score."""
-        if self.reaching is None:
-            return None
-        counts = self.engine.to_host(self.reaching.counts)
-        return np.where(self.limits > 0, counts, n_shuffles)
-
-    def outcome(self, test: _Test, name: str, indices: range) -> Outcome:
-        """Collect what was found."""
-        maxima = np.concatenate(self.maxima)
-        reported = test.reported.z if test.contrast.statistic == "F" else test.reported.statistic
-        return Outcome(
-            statistic=name,
-            contrast=test.contrast,
-            observed=self._scores(reported.astype(np.float32)),
-            limits=self.limits,
-            indices=indices,
-            n_shuffles=test.plan.n_shuffles,
-            two_sided=self.two_sided,
-            maxima=maxima,
-            null_maxima=maxima,
-            counts=self._counts(len(indices)),
-        )
-
-
-def _cut(indices: range, size: int) -> list[range]:
-    """Cut a range into parts that begin at multiples of ``size``, but for the first."""
-    starts = [indices.start, *range((indices.start // size + 1) * size, indices.stop, size)]
-    stops = [*starts[1:], indices.stop]
-    return [range(*ends) for ends in zip(starts, stops, strict=True)]
+def _keepers(
+    folder: str | os.PathLike[str] | None,
+    identity: Mapping[str, Any],
+    seconds: float,
+    n_tests: int,
+) -> Sequence[Keeper]:
+    """Return what keeps the state of each test; every one that goes on has been read."""
+    if folder is None:
+        return [Nowhere()] * n_tests
+    whole = Checkpoint(Path(folder), identity, seconds)
+    return [whole.of(number) for number in range(n_tests)]

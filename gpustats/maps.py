@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -72,6 +73,20 @@ class Maps:
     def n_subjects(self) -> int:
         """Number of maps."""
         return int(self.values.shape[1])
+
+    def read(self, span: range) -> NDArray[np.float32]:
+        """Return a block of voxels, ``(len(span), n_subjects)``; all of them are no copy."""
+        return np.asfortranarray(self.values[span.start : span.stop])
+
+    def blocks(self, size: int) -> Iterator[tuple[range, NDArray[np.float32]]]:
+        """Yield all voxels block by block."""
+        for first in range(0, self.n_voxels, size):
+            span = range(first, min(first + size, self.n_voxels))
+            yield span, self.read(span)
+
+    def digest(self) -> str:
+        """Return 16 hexadecimal digits that are equal for equal values."""
+        return blake2b(self.values.T.data, digest_size=8).hexdigest()
 
     def subset(self, keep: NDArray[np.bool_], reason: str) -> Maps:
         """Return the maps without the voxels where ``keep``, ``(n_voxels,)``, is false."""
@@ -150,7 +165,7 @@ def load_maps(
     """
     if missing not in ("drop_voxel", "raise"):
         raise ValueError(f"missing must be 'drop_voxel' or 'raise', got {missing!r}")
-    _check_width(smoothing_fwhm)
+    check_width(smoothing_fwhm)
     volumes = list(_open_all(maps))
     if len(volumes) < 2:
         raise ValueError(f"a group needs at least 2 maps, got {len(volumes)}")
@@ -163,10 +178,10 @@ def load_maps(
     target = images.read_mask(mask) if mask is not None else None
     grid = target or Grid(np.ones(first.shape, bool), first.affine)
     if not resample:
-        _check_grids([v for v, _ in volumes], grid, "the mask" if target else first.name)
+        check_grids([v for v, _ in volumes], grid, "the mask" if target else first.name)
     stack = Stack(grid, len(volumes), all_rows=target is not None)
     cells = None if target is None else stack.cells
-    reader = _Reader(grid, cells, zero_is_missing, smoothing_fwhm or 0.0)
+    reader = Reader(grid, cells, zero_is_missing, smoothing_fwhm or 0.0)
     for values, (volume, _) in zip(_read_all(reader, volumes), volumes, strict=True):
         stack.add(values, volume.name)
     dropped = stack.dropped(allow_missing=missing == "drop_voxel")
@@ -174,7 +189,7 @@ def load_maps(
     return Maps(values, grid, labels, dropped)
 
 
-def _check_width(fwhm: object) -> None:
+def check_width(fwhm: object) -> None:
     """Refuse a width of smoothing that is none."""
     if fwhm is not None and not (isinstance(fwhm, int | float) and 0 <= fwhm < np.inf):
         raise ValueError(f"smoothing_fwhm must be a width in mm >= 0, got {fwhm!r}")
@@ -213,7 +228,7 @@ def bids_subject(path: Path) -> str | None:
     return entity.split(".")[0] if entity.startswith("sub-") else None
 
 
-def _check_grids(volumes: Sequence[Volumes], grid: Grid, reference: str) -> None:
+def check_grids(volumes: Sequence[Volumes], grid: Grid, reference: str) -> None:
     """Refuse the first image that is not on the common grid, with both grids in the message."""
     for volume in volumes:
         if images.same_grid(volume.shape, volume.affine, grid.mask.shape, grid.affine):
@@ -231,7 +246,7 @@ def _check_grids(volumes: Sequence[Volumes], grid: Grid, reference: str) -> None
 
 
 @dataclass(frozen=True, eq=False)
-class _Reader:
+class Reader:
     """Turn one volume of a file into the values of the candidate voxels, NaN where missing."""
 
     grid: Grid
@@ -277,7 +292,7 @@ def gaussian(volume: NDArray[Any], fwhm_voxels: NDArray[np.float64]) -> NDArray[
 
 
 def _read_all(
-    reader: _Reader, volumes: Sequence[tuple[Volumes, int]]
+    reader: Reader, volumes: Sequence[tuple[Volumes, int]]
 ) -> Iterator[NDArray[np.float32]]:
     """Read all volumes in order, on all cores where files can be read independently."""
     one_file = volumes[0][0].n_volumes > 1

@@ -3,13 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from gpustats.contrasts import Contrast
 from gpustats.design import Design
+from gpustats.engines import Form
 from gpustats.enhancements import ClusterExtent, ClusterMass, MapKind, Statistic
-from gpustats.partition import SCHEMES, Partition, Scheme
-from gpustats.shuffles import Shard
+from gpustats.memory import Plan
+from gpustats.partition import SCHEMES, Partition, Projection, Scheme
+from gpustats.shuffles import Shard, Shuffles
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Say what is to be done for a contrast; all of it is known before the data are looked at.
+
+    Parameters
+    ----------
+    contrast
+        What is tested.
+    shuffles
+        The shuffles of the test.
+    rule
+        What a shuffle does.
+    two_sided
+        Whether both tails count.
+    indices
+        Which shuffles are to be computed.
+    plan
+        How to go through data on disk.
+    """
+
+    contrast: Contrast
+    shuffles: Shuffles
+    rule: Projection
+    two_sided: bool
+    indices: range
+    plan: Plan | None = None
+
+    @property
+    def form(self) -> Form:
+        """What the rows of a shuffle are."""
+        n_tested, df = self.rule.n_tested, float(self.rule.df)
+        is_f = self.contrast.statistic == "F"
+        return Form(n_tested, self.rule.n_rows - n_tested, df, is_f)
+
+
+def described(tasks: Sequence[Task]) -> dict[str, Any]:
+    """Return which shuffles are used for each contrast, and out of how many."""
+    numbers = {task.contrast.name: task.shuffles.n_distinct for task in tasks}
+    return {
+        "shuffles": {task.contrast.name: task.shuffles.describe() for task in tasks},
+        # JSON has no larger integers; the line above says about how many there are
+        "n_distinct": {name: n if n < 2**53 else None for name, n in numbers.items()},
+    }
+
+
+def plans_of(tasks: Sequence[Task]) -> dict[str, Any]:
+    """Return how the data are gone through for each contrast, for a JSON."""
+    plans = {task.contrast.name: task.plan for task in tasks}
+    return {"contrasts": {name: plan.as_settings() for name, plan in plans.items() if plan}}
 
 
 def named_contrasts(design: Design, contrast: Any) -> dict[str, Contrast]:

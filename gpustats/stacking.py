@@ -19,14 +19,17 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def prefetch(function: Callable[[T], R], items: Iterable[T], n_threads: int) -> Iterator[R]:
+def prefetch(
+    function: Callable[[T], R], items: Iterable[T], n_threads: int, n_ahead: int | None = None
+) -> Iterator[R]:
     """Yield ``function(item)`` in order, computed by threads a few items ahead."""
+    n_ahead = n_threads + 1 if n_ahead is None else n_ahead
     pending: deque[Future[R]] = deque()
     with ThreadPoolExecutor(n_threads) as pool:
         try:
             for item in items:
                 pending.append(pool.submit(function, item))
-                if len(pending) > n_threads + 1:
+                if len(pending) > n_ahead:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()

@@ -322,7 +322,7 @@ def test_correction_over_contrasts_is_one_sided_where_the_test_is(run_test, rng)
 def test_what_does_not_fit_is_refused_before_the_first_contrast_is_computed(
     run_test, rng, monkeypatch
 ):
-    monkeypatch.setattr("gpustats.inference._Test.run", None)
+    monkeypatch.setattr("gpustats.loop.ContrastTest.run", None)
     maps = make_maps(rng, n_subjects=12)
     design = Design(pd.DataFrame({"x": rng.normal(size=12), "one": 1.0}))
     mixed = {"t": "x", "f": "x; one"}

@@ -15,7 +15,7 @@ from gpustats.selftest.promises import EQUAL, Machine, Promise, carry_out
 from gpustats.selftest.sample import sample
 
 # what engines tell of themselves, and how they time, is no result
-NO_RESULTS = {"describe", "elapsed", "fingerprint", "free_bytes"}
+NO_RESULTS = {"describe", "elapsed", "fingerprint", "free_bytes", "voxel_tile"}
 FUNCTIONS = sorted({name for name in vars(Engine) if not name.startswith("_")} - NO_RESULTS)
 
 
@@ -78,6 +78,7 @@ def altered(result):
 # what functions write to that return little or nothing
 WRITTEN = {
     "negate": lambda maps: maps,
+    "put": lambda _, maps, __: maps,
     "f_maps_to_z": lambda maps, *_: maps,
     "cluster_counts": lambda *arguments, **_: arguments[3].counts,
     "tfce_counts": lambda *arguments: arguments[5].counts,

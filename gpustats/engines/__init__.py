@@ -158,6 +158,10 @@ class Engine(Protocol):
         """Return how much memory can still be used."""
         ...
 
+    def voxel_tile(self) -> int:
+        """Return how many voxels share a product: blocks of whole tiles change no bit."""
+        ...
+
     def elapsed(self, work: Callable[[], object]) -> float:
         """Run work, and return the seconds until the device has finished it."""
         ...
@@ -229,6 +233,10 @@ class Engine(Protocol):
 
     def empty_maps(self, most: int, n_voxels: int) -> Array:
         """Return room for as many float32 maps as pay off at a time, ``most`` at most."""
+        ...
+
+    def put(self, block: Array, maps: Array, start: int) -> None:
+        """Write ``(b, width)`` values of voxels ``start``, ... into ``(b, n_voxels)`` maps."""
         ...
 
     def negate(self, maps: Array) -> None:

@@ -36,7 +36,7 @@ from gpustats.engines.cpu_sweep import (
     sweep,
     values_of,
 )
-from gpustats.engines.cpu_threads import blas_libraries, n_threads, one_blas_thread, share_out
+from gpustats.engines.cpu_threads import blas_libraries, n_threads, share_out
 from gpustats.jit import kernel
 from gpustats.spaces import Lattice
 
@@ -56,6 +56,7 @@ __all__ = [
     "label",
     "n_threads",
     "negate",
+    "put",
     "regress",
     "shuffled_rows",
     "statistic_of",
@@ -68,6 +69,7 @@ __all__ = [
     "to_host",
     "unit_tiles",
     "values_of",
+    "voxel_tile",
 ]
 
 VOXEL_BLOCK = 1024
@@ -92,6 +94,11 @@ def free_bytes() -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def voxel_tile() -> int:
+    """Return how many voxels share a product: blocks of whole tiles change no bit."""
+    return VOXEL_TILE
 
 
 def _meminfo() -> str:
@@ -170,6 +177,11 @@ def empty_maps(most: int, n_voxels: int) -> NDArray[np.float32]:
     return np.empty((min(most, fitting), n_voxels), dtype=np.float32)
 
 
+def put(block: NDArray[np.float32], maps: NDArray[np.float32], start: int) -> None:
+    """Write ``(b, width)`` values of voxels ``start``, ... into ``(b, n_voxels)`` maps."""
+    maps[:, start : start + block.shape[1]] = block
+
+
 def negate(maps: NDArray[np.float32]) -> None:
     """Turn maps over, in place."""
     np.negative(maps, out=maps)
@@ -190,16 +202,13 @@ def unit_tiles(values: NDArray[np.float32], removed: NDArray[np.float64]) -> Uni
     In float64; the tiles for `sweep` hold float32. ``removed`` is an orthonormal basis, (n, k).
     """
     n_voxels, n = values.shape
-    tiles = np.zeros((-(-n_voxels // VOXEL_TILE), n, VOXEL_TILE), dtype=np.float32)
-
-    def fill(start: int, stop: int) -> None:
-        data = values[start:stop].T.astype(np.float64)
-        data -= removed @ (removed.T @ data)
-        data /= np.sqrt(np.einsum("nv,nv->v", data, data))
-        tiles[start // VOXEL_TILE, :, : stop - start] = data
-
-    with one_blas_thread():
-        _in_blocks(fill, n_voxels, VOXEL_TILE)
+    tiles = np.empty((-(-n_voxels // VOXEL_TILE), n, VOXEL_TILE), dtype=np.float32)
+    columns = np.ascontiguousarray(removed.T)
+    _in_blocks(
+        lambda a, b: _write_units(values.T, columns, a, b, tiles[a // VOXEL_TILE]),
+        n_voxels,
+        VOXEL_TILE,
+    )
     return Units(tiles, n_voxels)
 
 
@@ -230,29 +239,56 @@ def _regress_span(maps, columns, start, stop, coordinates, residual_ss):  # type
     Blocks of voxels keep the running sums in cache; subjects go four at a time, so that a sum is
     read and written once for four of them.
     """
-    n_subjects = maps.shape[0]
-    rank = columns.shape[0]
-    fours = n_subjects - n_subjects % 4
     for a in range(start, stop, VOXEL_BLOCK):
         b = min(a + VOXEL_BLOCK, stop)
-        sums = np.zeros((rank, b - a))
-        for s in range(0, fours, 4):
-            for k in range(rank):
-                _add_four(sums[k], columns[k, s : s + 4], maps[s : s + 4, a:b])
-        for s in range(fours, n_subjects):
-            for k in range(rank):
-                _add_one(sums[k], columns[k, s], maps[s, a:b])
-        squares = np.zeros(b - a)
-        residual = np.empty(b - a)
-        for s in range(n_subjects):
-            for v in range(b - a):
-                residual[v] = maps[s, a + v]
-            for k in range(rank):
-                _add_one(residual, -columns[k, s], sums[k])
-            for v in range(b - a):
-                squares[v] += residual[v] * residual[v]
+        sums, squares = _regress_block(maps[:, a:b], columns)
         coordinates[:, a:b] = sums
         residual_ss[a:b] = squares
+
+
+@kernel
+def _write_units(maps, columns, start, stop, tile):  # type: ignore[no-untyped-def]
+    """Write the residuals of voxels ``start`` to ``stop`` at unit length, zeros after them."""
+    block = maps[:, start:stop]
+    sums, squares = _regress_block(block, columns)
+    scale = 1 / np.sqrt(squares)
+    residual = np.empty(stop - start)
+    for s in range(maps.shape[0]):
+        _residual(block, columns, sums, s, residual)
+        for v in range(residual.size):
+            tile[s, v] = residual[v] * scale[v]
+        tile[s, residual.size :] = 0
+
+
+@kernel
+def _regress_block(maps, columns):  # type: ignore[no-untyped-def]
+    """Return the coordinates and the residual sums of squares of a block of voxels."""
+    n_subjects, n_voxels = maps.shape
+    rank = columns.shape[0]
+    fours = n_subjects - n_subjects % 4
+    sums = np.zeros((rank, n_voxels))
+    for s in range(0, fours, 4):
+        for k in range(rank):
+            _add_four(sums[k], columns[k, s : s + 4], maps[s : s + 4])
+    for s in range(fours, n_subjects):
+        for k in range(rank):
+            _add_one(sums[k], columns[k, s], maps[s])
+    squares = np.zeros(n_voxels)
+    residual = np.empty(n_voxels)
+    for s in range(n_subjects):
+        _residual(maps, columns, sums, s, residual)
+        for v in range(n_voxels):
+            squares[v] += residual[v] * residual[v]
+    return sums, squares
+
+
+@kernel
+def _residual(maps, columns, sums, subject, residual):  # type: ignore[no-untyped-def]
+    """Write what the columns leave of one subject's map."""
+    for v in range(residual.size):
+        residual[v] = maps[subject, v]
+    for k in range(columns.shape[0]):
+        _add_one(residual, -columns[k, subject], sums[k])
 
 
 @kernel

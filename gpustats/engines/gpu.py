@@ -31,7 +31,7 @@ from gpustats.engines.gpu_spatial import (
     tfce_peaks,
     tfce_scores,
 )
-from gpustats.engines.gpu_sweep import exceedances, statistic_of, sweep, values_of
+from gpustats.engines.gpu_sweep import VOXEL_TILE, exceedances, statistic_of, sweep, values_of
 
 __all__ = [
     "cluster_counts",
@@ -49,6 +49,7 @@ __all__ = [
     "label",
     "negate",
     "on_device",
+    "put",
     "regress",
     "shuffled_rows",
     "statistic_of",
@@ -61,6 +62,7 @@ __all__ = [
     "to_host",
     "unit_tiles",
     "values_of",
+    "voxel_tile",
 ]
 
 MOST_MAPS = 6 * 192
@@ -120,6 +122,16 @@ def empty_maps(most: int, n_voxels: int) -> Array:
     fitting = int(SHARE_OF_MAPS * free_bytes() / (4 * n_voxels))
     count = max(1, min(most, MOST_MAPS, fitting))
     return halved_until_it_fits(count, lambda n: cupy.empty((n, n_voxels), dtype=np.float32))
+
+
+def put(block: Array, maps: Array, start: int) -> None:
+    """Write ``(b, width)`` values of voxels ``start``, ... into ``(b, n_voxels)`` maps."""
+    maps[:, start : start + block.shape[1]] = block
+
+
+def voxel_tile() -> int:
+    """Return how many voxels share a product: blocks of whole tiles change no bit."""
+    return VOXEL_TILE
 
 
 def negate(maps: Array) -> None:

@@ -33,6 +33,7 @@ def fit_checks() -> Iterator[Check]:
     yield Check("to_device and to_host", _there_and_back, _as_they_are, EQUAL, EQUAL)
     yield Check("empty_maps", _empty_maps, _empty_maps_plain, EQUAL, EQUAL)
     yield Check("negate", _negate, _negate_plain, EQUAL, EQUAL)
+    yield Check("put", _put, _put_plain, EQUAL, EQUAL)
     yield Check("regress", _regress, _regress_plain, SUMS, SUMS)
     yield Check("contrast", _contrast, _contrast_plain, RATIOS, RATIOS)
     yield Check("t_to_z", _t_to_z, _t_to_z_plain, Z, Z, (DF, 8.0))
@@ -75,6 +76,18 @@ def _negate(machine: Machine, sample: Sample) -> Arrays:
 def _negate_plain(sample: Sample) -> Arrays:
     """Turn maps over."""
     return (-sample.maps,)
+
+
+def _put(machine: Machine, sample: Sample) -> Arrays:
+    """Write the front of maps into their middle."""
+    maps = machine.engine.to_device(sample.maps.copy())
+    machine.engine.put(machine.engine.to_device(sample.maps[:, :9].copy()), maps, 11)
+    return (machine.engine.to_host(maps),)
+
+
+def _put_plain(sample: Sample) -> Arrays:
+    """Write the front of maps into their middle."""
+    return (np.hstack([sample.maps[:, :11], sample.maps[:, :9], sample.maps[:, 20:]]),)
 
 
 def _regress(machine: Machine, sample: Sample) -> Arrays:
