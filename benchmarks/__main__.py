@@ -14,7 +14,15 @@ from gpustats.engines import why_no_gpu
 
 WORKLOADS = {
     name: f"benchmarks.{name}"
-    for name in ("second_level", "permutation", "calibration", "cohorts", "gpu")
+    for name in (
+        "second_level",
+        "permutation",
+        "missing",
+        "calibration",
+        "stacking",
+        "cohorts",
+        "gpu",
+    )
 }
 """The workloads, and the modules whose function ``run`` carries them out."""
 NEEDS: dict[str, Callable[[], str]] = {"gpu": why_no_gpu}

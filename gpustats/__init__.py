@@ -4,11 +4,13 @@ from gpustats.archives import load_inference, save_inference
 from gpustats.checkpoints import remove_checkpoint
 from gpustats.cohort import Cohort
 from gpustats.cohort_stacking import stack_maps
+from gpustats.contrast_maps import ContrastMaps
 from gpustats.contrasts import Contrast, DesignError
 from gpustats.design import Design
 from gpustats.engines import DeviceError
 from gpustats.enhancements import ClusterExtent, ClusterMass, Tfce, Voxelwise
-from gpustats.glm import ContrastMaps, Fit, fit
+from gpustats.fits import Fit
+from gpustats.glm import fit
 from gpustats.inference import permutation_test
 from gpustats.maps import Maps, load_maps
 from gpustats.nonparametric import non_parametric_inference

@@ -13,8 +13,8 @@ from zipfile import ZipFile
 import numpy as np
 
 from gpustats import images
+from gpustats.contrast_maps import ContrastMaps
 from gpustats.contrasts import Contrast
-from gpustats.glm import ContrastMaps
 from gpustats.outcomes import Inference, Outcome
 from gpustats.spaces import Grid
 
@@ -26,6 +26,8 @@ HEADER = "gpustats_inference"
 
 OUTCOME_ARRAYS = ("observed", "limits", "maxima", "null_maxima", "counts")
 MAPS_ARRAYS = ("effect", "variance", "statistic")
+VARYING = ("df", "n")
+"""What maps have an array of where voxels lack subjects."""
 
 Arrays = dict[str, Any]
 
@@ -54,6 +56,8 @@ def save_inference(inference: Inference, path: str | os.PathLike[str]) -> None:
         arrays |= _arrays_of(outcome, OUTCOME_ARRAYS, f"outcome{number}")
     for name, maps in inference.maps.items():
         arrays |= _arrays_of(maps, MAPS_ARRAYS, f"maps{numbers[name]}")
+        if maps.n is not None:
+            arrays |= _arrays_of(maps, VARYING, f"maps{numbers[name]}")
     header = {
         "format": FORMAT,
         "settings": dict(inference.settings),
@@ -69,11 +73,16 @@ def save_inference(inference: Inference, path: str | os.PathLike[str]) -> None:
                 "indices": [outcome.indices.start, outcome.indices.stop],
                 "n_shuffles": outcome.n_shuffles,
                 "two_sided": outcome.two_sided,
+                "scale": outcome.scale,
             }
             for outcome in inference.outcomes
         ],
         "maps": [
-            {"contrast": numbers[name], "df": maps.df, "dimension": maps.dimension}
+            {
+                "contrast": numbers[name],
+                "df": maps.df if maps.n is None else None,
+                "dimension": maps.dimension,
+            }
             for name, maps in inference.maps.items()
         ],
     }
@@ -161,6 +170,7 @@ def _restored(members: Arrays) -> Inference:
             indices=range(*facts["indices"]),
             n_shuffles=facts["n_shuffles"],
             two_sided=facts["two_sided"],
+            scale=facts["scale"],
             observed=members[f"outcome{number}_observed"],
             limits=members[f"outcome{number}_limits"],
             maxima=members[f"outcome{number}_maxima"],
@@ -180,7 +190,7 @@ def _restored(members: Arrays) -> Inference:
 
 
 def _maps(
-    facts: dict[str, int], contrasts: list[Contrast], grid: Grid, members: Arrays
+    facts: dict[str, Any], contrasts: list[Contrast], grid: Grid, members: Arrays
 ) -> ContrastMaps:
     """Restore the maps of a contrast."""
     number = facts["contrast"]
@@ -188,8 +198,9 @@ def _maps(
     return ContrastMaps(
         contrast=contrasts[number],
         grid=grid,
-        df=facts["df"],
+        df=members[f"maps{number}_df"] if facts["df"] is None else facts["df"],
         dimension=facts["dimension"],
         device="cpu",
+        n=members.get(f"maps{number}_n"),
         **arrays,
     )

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpustats import images
-from gpustats.loop import State
+from gpustats.sweeping import State
 
 MARK = b"gpustats checkpoint 1\n"
 """What a file begins with; a digest of all that follows comes next."""

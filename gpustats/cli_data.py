@@ -17,7 +17,7 @@ from gpustats.cohort import Cohort, is_store
 from gpustats.contrasts import Contrast, DesignError
 from gpustats.design import Design
 from gpustats.inputs import GroupInput, group_input
-from gpustats.maps import Maps, load_maps
+from gpustats.maps import Maps, checked_minimum, load_maps
 from gpustats.spaces import Grid
 from gpustats.subjects import aligned_rows, read_table, require_columns, split_labels
 
@@ -93,6 +93,14 @@ def find_files(options: argparse.Namespace) -> GroupInput:
 def read_maps(options: argparse.Namespace, group: Group) -> Maps | Cohort:
     """Read the maps of a group; those of a store stay where they are."""
     if isinstance(group, StoredGroup):
+        checked_minimum(options.missing, options.min_subjects, group.n_maps)
+        if options.missing == "pairwise":
+            if options.memory is not None:
+                raise ValueError(
+                    "--memory: maps whose voxels lack subjects (--missing pairwise) are read into "
+                    "memory as a whole; leave it out"
+                )
+            return group.cohort.load("pairwise", min_subjects=options.min_subjects)
         if options.missing == "raise":
             _check_complete(group.cohort)
         return group.cohort
@@ -101,6 +109,7 @@ def read_maps(options: argparse.Namespace, group: Group) -> Maps | Cohort:
         options.mask,
         subjects=group.subjects,
         missing=options.missing,
+        min_subjects=options.min_subjects,
         zero_is_missing=options.zero_is_missing,
         smoothing_fwhm=options.smoothing_fwhm,
         resample=options.resample,
@@ -194,13 +203,14 @@ def parameters(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def describe_data(
-    group: Group, design: Design, grid: Grid, dropped: Mapping[str, int]
+    group: Group, design: Design, grid: Grid, left_out: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Describe the stack, given the voxels that were analysed and how many were not."""
+    """Describe the stack, given the voxels that were analysed and what is known of the others."""
     return {
         "n_subjects": group.n_maps,
         "n_voxels": grid.n_voxels,
-        "dropped_voxels": dict(dropped),
+        "dropped_voxels": left_out["dropped_voxels"],
+        "missing_patterns": left_out["missing_patterns"],
         "voxel_volume_mm3": grid.voxel_volume_mm3,
         "subjects": group.subjects,
         "rows_matched_by": design.matched_by,

@@ -18,10 +18,12 @@ from gpustats.cli_data import (
     read_design_table,
     read_maps,
 )
+from gpustats.contrast_maps import ContrastMaps
 from gpustats.engines import resolve
 from gpustats.environment import versions
-from gpustats.glm import ContrastMaps, Fit
+from gpustats.fits import Fit
 from gpustats.outputs import result_folder, write_contrast, write_json
+from gpustats.planning import described_maps
 from gpustats.thresholding import ThresholdRule
 
 logger = logging.getLogger("gpustats")
@@ -78,7 +80,7 @@ def _fit(options: argparse.Namespace) -> None:
             "versions": versions(),
             "engine": engine.describe(),
             "parameters": parameters(options),
-            "data": describe_data(group, design, fitted.maps.grid, fitted.maps.dropped),
+            "data": describe_data(group, design, fitted.maps.grid, described_maps(fitted.maps)),
             "plan": None if fitted.plan is None else fitted.plan.as_settings(),
             "design": fitted.design.table.to_dict(orient="list"),
             "contrasts": [
@@ -145,10 +147,8 @@ def _print_summary(summary: dict[str, Any], folder: Path) -> None:
         name, statistic, peak = contrast["name"], contrast["statistic"], contrast["maximum"]
         place = ", ".join(f"{x:.1f}" for x in peak["mm"])
         dimension = f"{contrast['dimension']}, " if statistic == "F" else ""
-        print(
-            f"{name}: maximum {statistic}({dimension}{contrast['df']}) = {peak['value']:.4f} "
-            f"at [{place}] mm"
-        )
+        df = peak.get("df", contrast["df"])
+        print(f"{name}: maximum {statistic}({dimension}{df}) = {peak['value']:.4f} at [{place}] mm")
         print(
             f"  {contrast['description']}: {contrast['n_surviving_voxels']:,} voxels "
             f"in {contrast['n_clusters']} clusters"

@@ -47,7 +47,19 @@ def add_memory(group: Any) -> None:
 def add_data(group: Any) -> None:
     """Add what says how maps are read."""
     group.add_argument("--mask", type=Path, help="voxels to analyse; made from the maps if absent")
-    group.add_argument("--missing", choices=["drop_voxel", "raise"], default="drop_voxel")
+    group.add_argument(
+        "--missing",
+        choices=["drop_voxel", "raise", "pairwise"],
+        default="drop_voxel",
+        help="what to do with voxels that some map has no data for: leave them out, refuse them, "
+        "or analyse them in the other maps; default: %(default)s",
+    )
+    group.add_argument(
+        "--min-subjects",
+        type=int,
+        metavar="N",
+        help="with --missing pairwise, how many maps must have data; default: half of them",
+    )
     group.add_argument("--zero-is-missing", action="store_true", help="0 means no data here")
     group.add_argument("--resample", action="store_true", help="align maps of another grid")
     group.add_argument("--smoothing-fwhm", type=float, metavar="MM")

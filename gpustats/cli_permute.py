@@ -181,9 +181,7 @@ def _permute(options: argparse.Namespace) -> None:
             "versions": versions(),
             "engine": engine.describe(),
             "parameters": parameters(options),
-            "data": describe_data(
-                group, design, inference.grid, inference.settings["dropped_voxels"]
-            ),
+            "data": describe_data(group, design, inference.grid, inference.settings),
             "design": design.table.to_dict(orient="list"),
             "blocks": None if blocks is None else blocks.tolist(),
             "seconds": seconds_since(started),

@@ -18,7 +18,7 @@ PART_PREFIX = "inference_"
 """How files with the results of some of the shuffles begin."""
 
 SCORES = {"cluster_extent": "extent", "cluster_mass": "mass", "tfce": "TFCE"}
-"""What the scores of a statistic are called; those of voxels are t or F."""
+"""What the scores of a statistic are called; those of voxels are t or F, or their z."""
 
 
 def survival_rule(chosen: Mapping[str, Any]) -> ThresholdRule:
@@ -90,7 +90,8 @@ def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
 
 def _sentence(found: Mapping[str, Any], contrast: Mapping[str, Any]) -> str:
     """Say in a line what a statistic found."""
-    score = SCORES.get(found["statistic"], contrast["statistic"])
+    of_voxels = "z" if found["scale"] == "z" else contrast["statistic"]
+    score = SCORES.get(found["statistic"], of_voxels)
     if contrast["two_sided"]:
         score = f"|{score}|"
     alpha = f"{contrast['alpha']:g}"

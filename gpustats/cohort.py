@@ -25,7 +25,9 @@ from gpustats.cohort_header import (
 )
 from gpustats.cohort_layout import VOXELS_PER_CHUNK, checksum
 from gpustats.cohort_places import Place, find_place
-from gpustats.maps import Maps, Missing
+from gpustats.maps import Maps, Missing, checked_minimum
+from gpustats.pairwise_stack import PairwiseStack
+from gpustats.patterns import find_patterns
 from gpustats.spaces import Grid
 from gpustats.stacking import Stack, prefetch
 
@@ -230,20 +232,19 @@ class Cohort:
 
         yield from prefetch(block, range(0, self.n_voxels, size), 1, n_ahead=1)
 
-    def load(self, missing: Missing = "drop_voxel") -> Maps:
+    def load(self, missing: Missing = "drop_voxel", *, min_subjects: int | None = None) -> Maps:
         """Read all of it into memory, as `load_maps` would have read the files.
 
         Parameters
         ----------
-        missing
-            What to do with voxels that are not finite in some map: ``"drop_voxel"`` takes them
-            out of the mask and logs their number, ``"raise"`` refuses them.
+        missing, min_subjects
+            What to do with voxels that are not finite in some map; see `load_maps`.
 
         Returns
         -------
         Maps
-            Voxels that vary and are finite in every map; the same bits as from the files if the
-            store is float32.
+            Voxels that vary and are finite in every map, or in enough of them; the same bits as
+            from the files if the store is float32.
 
         Raises
         ------
@@ -253,7 +254,10 @@ class Cohort:
         """
         if self.n_subjects < 2:
             raise ValueError(f"a group needs at least 2 maps, got {self.n_subjects}")
+        min_subjects = checked_minimum(missing, min_subjects, self.n_subjects)
         stack = Stack(self.grid, self.n_subjects, all_rows=True)
+        if missing == "pairwise":
+            stack = PairwiseStack(self.grid, self.n_subjects, min_subjects, all_rows=True)
         height = self.header.layout.height
         parts = [self.rows[low : low + height] for low in range(0, self.n_subjects, height)]
         blocks = prefetch(self._maps_of, parts, 1, n_ahead=1)
@@ -264,9 +268,10 @@ class Cohort:
                 for row, values in zip(part, block.T, strict=True):
                     stack.add(values, self.header.entries[row].name)
                 bar.update(part.size)
-        dropped = stack.dropped(allow_missing=missing == "drop_voxel")
+        dropped = stack.dropped(allow_missing=missing != "raise")
         values, grid = stack.finish()
-        return Maps(values, grid, self.subjects, dropped)
+        patterns = find_patterns(values) if missing == "pairwise" else None
+        return Maps(values, grid, self.subjects, dropped, patterns)
 
     def verify(self) -> None:
         """Read everything and compare it with all that was noted when it was written.

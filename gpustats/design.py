@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cached_property, reduce
 from typing import Any, NamedTuple
@@ -153,6 +154,30 @@ class Design:
         estimator: NDArray[np.float64] = (contrast.weights / svd.lengths) @ svd.vt.T / svd.s
         return estimator
 
+    def restricted(self, subjects: NDArray[np.intp]) -> Design:
+        """Return the design of some of the subjects, with a basis and a rank of its own."""
+        part = copy(self)
+        part.table = self.table.iloc[subjects]
+        part.subjects = None
+        part.__dict__.pop("_decomposition", None)
+        return part
+
+    def change_of_basis(self, whole: Design) -> NDArray[np.float64]:
+        """Return what turns coordinates of a restricted design into those of the whole one."""
+        ours, theirs = self._decomposition, whole._decomposition
+        coefficients = ours.vt.T / ours.s / ours.lengths[:, np.newaxis]
+        changed = (theirs.vt * theirs.lengths * theirs.s[:, np.newaxis]) @ coefficients
+        return np.asarray(changed)
+
+    @property
+    def has_residuals(self) -> bool:
+        """Whether the design is more than zeros and leaves degrees of freedom."""
+        return bool(self.matrix.any()) and self.df > 0
+
+    def can_estimate(self, contrast: Contrast) -> bool:
+        """Tell whether a contrast for columns like these is estimable."""
+        return not self._not_estimable(contrast.weights).any()
+
     def contrast(
         self,
         definition: Any = None,
@@ -232,11 +257,7 @@ class Design:
             )
         if not np.isfinite(weights).all() or not weights.any(axis=1).all():
             raise DesignError(f"every row of a contrast needs finite weights, not all 0: {weights}")
-        svd = self._decomposition
-        scaled = weights / svd.lengths
-        outside = scaled - scaled @ svd.vt.T @ svd.vt
-        lengths = np.linalg.norm(scaled, axis=1, keepdims=True)
-        at_fault = (np.abs(outside) > ESTIMABLE_TOLERANCE * lengths).any(axis=0)
+        at_fault = self._not_estimable(weights)
         if at_fault.any():
             names = ", ".join(np.array(self.columns)[at_fault])
             if not self.matrix[:, at_fault].any():
@@ -247,6 +268,14 @@ class Design:
                 f"contrast {definition!r} is not estimable: the columns {names} depend on each "
                 "other; leave one out, or ask for a difference that they determine"
             )
+
+    def _not_estimable(self, weights: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Tell at which columns ``(n_rows, n_columns)`` weights leave the span of the rows."""
+        svd = self._decomposition
+        scaled = weights / svd.lengths
+        outside = scaled - scaled @ svd.vt.T @ svd.vt
+        lengths = np.linalg.norm(scaled, axis=1, keepdims=True)
+        return np.asarray((np.abs(outside) > ESTIMABLE_TOLERANCE * lengths).any(axis=0))
 
     def _name(self, definition: Any, weights: NDArray[np.float64]) -> str:
         """Name a contrast by its expression, or write its weights as one."""

@@ -32,9 +32,10 @@ class MapKind:
     Parameters
     ----------
     statistic
-        ``"t"``, or ``"F"`` where the maps hold its z.
+        ``"t"`` or ``"F"``.
     df
-        Degrees of freedom of the residuals.
+        Degrees of freedom of the residuals; None where the maps hold z, as they do of F, and of t
+        where degrees of freedom differ.
     two_sided
         Whether both tails count.
     peak
@@ -42,7 +43,7 @@ class MapKind:
     """
 
     statistic: Literal["t", "F"]
-    df: float
+    df: float | None
     two_sided: bool
     peak: float
 
@@ -118,9 +119,10 @@ class _ClusterStatistic:
 
     def height(self, kind: MapKind) -> np.float32:
         """Return the threshold in the unit of the maps."""
-        if kind.statistic == "F" and self.threshold_t is not None:
+        if kind.df is None and self.threshold_t is not None:
+            what = "F" if kind.statistic == "F" else "t with unequal degrees of freedom"
             raise ValueError(
-                "clusters of F are formed on its z; give threshold_z or threshold_p, "
+                f"clusters of {what} are formed on its z; give threshold_z or threshold_p, "
                 f"not threshold_t={self.threshold_t:g}"
             )
         if self.threshold_t is not None:
@@ -129,7 +131,7 @@ class _ClusterStatistic:
         if self.threshold_p is not None:
             tail = self.threshold_p / 2 if kind.two_sided else self.threshold_p
             z = -float(ndtri(tail))
-        if kind.statistic == "F":
+        if kind.df is None:
             return np.float32(z)
         return np.float32(student.isf(ndtr(-float(z or 0.0)), kind.df))
 

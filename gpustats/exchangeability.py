@@ -85,6 +85,9 @@ class Exchangeability:
             )
         if self.permutes and self._moves_blocks:
             _check_equal_sizes([block.size for block in self._block_members])
+
+    def check_effect(self) -> None:
+        """Refuse shuffles of which none changes the design."""
         if self.n_distinct == 1:
             raise ValueError(
                 "a shuffle must be able to change the design, but all "
@@ -200,6 +203,15 @@ class Exchangeability:
         for block in self._block_members:
             position[block] = np.arange(block.size)
         return position
+
+    @property
+    def unmoved(self) -> NDArray[np.float64]:
+        """Orthonormal basis of the vectors that no shuffle changes, ``(n_subjects, k)``."""
+        places = self.places
+        if places is None:
+            return np.empty((self.n_subjects, 0))
+        indicators = (places[:, np.newaxis] == np.unique(places)).astype(np.float64)
+        return np.asarray(indicators / np.sqrt(indicators.sum(axis=0)))
 
     def ranked_units(self, ranks: NDArray[np.int64]) -> Positions:
         """Give the source of every unit in the numbered arrangements: (b, n_units)."""

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from gpustats.glm import ContrastMaps
+from gpustats.contrast_maps import ContrastMaps
 from gpustats.tables import Clusters, find_clusters, surviving_clusters
 from gpustats.thresholding import ThresholdRule
 
@@ -52,6 +52,11 @@ class Finding:
     thresholded: NDArray[np.float64]
     clusters: Clusters
     min_distance: float
+
+    @property
+    def df(self) -> str:
+        """The degrees of freedom in words."""
+        return degrees_of_freedom(self.maps.df)
 
     @property
     def n_surviving(self) -> int:
@@ -95,6 +100,12 @@ class Finding:
             connectivity=self.rule.connectivity,
         )
         return _by_size(clusters.table).head(LISTED_PEAKS)[["X", "Y", "Z", "Peak Stat"]]
+
+
+def degrees_of_freedom(df: int | NDArray[np.int64]) -> str:
+    """Return degrees of freedom as a number, or the smallest and the largest."""
+    least, most = np.min(df), np.max(df)
+    return f"{least}" if least == most else f"{least} to {most}"
 
 
 def find(name: str, maps: ContrastMaps, rule: ThresholdRule, min_distance: float) -> Finding:

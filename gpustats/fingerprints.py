@@ -10,7 +10,7 @@ import numpy as np
 
 from gpustats.contrasts import Contrast
 from gpustats.environment import versions
-from gpustats.glm import Fit
+from gpustats.fits import Fit
 
 
 def fingerprint(

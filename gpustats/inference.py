@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +18,23 @@ from numpy.typing import NDArray
 from gpustats import fingerprints
 from gpustats.checkpoints import Checkpoint, Nowhere
 from gpustats.cohort import Cohort
+from gpustats.contrast_maps import ContrastMaps
 from gpustats.design import Design
 from gpustats.engines import resolve
 from gpustats.enhancements import Statistic, Voxelwise
 from gpustats.exchangeability import BlockExchange
-from gpustats.glm import ContrastMaps, design_for, fit
-from gpustats.loop import ContrastTest, Keeper
+from gpustats.glm import design_for, fit
+from gpustats.loop import ContrastTest
 from gpustats.maps import Maps
-from gpustats.memory import Load, parse_bytes, streamed
+from gpustats.memory import parse_bytes
 from gpustats.outcomes import Inference, Outcome
-from gpustats.partition import Scheme, partition, projection
-from gpustats.planning import (
-    Task,
-    check_options,
-    chosen_errors,
-    counts_both_tails,
-    described,
-    named_contrasts,
-    plans_of,
-    shuffle_range,
-)
+from gpustats.pairwise_sweeping import testable
+from gpustats.partition import Scheme
+from gpustats.planning import Choices, described, described_maps, named_contrasts, plans_of
 from gpustats.progress import counted
-from gpustats.shuffles import Shard, Shuffles
+from gpustats.shuffles import Shard
 from gpustats.stored import StoredMaps
+from gpustats.sweeping import Keeper
 
 logger = logging.getLogger("gpustats")
 
@@ -143,53 +136,38 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     t or F, or 1e-9 of a fixed-point score tie. What is compared is the value of rearrangement 0
     through the same product as the others; what is reported is the map of `fit`.
 
+    Where voxels lack subjects (`load_maps` with ``missing="pairwise"``) each is tested in those
+    that it has, with their design; a shuffle acts on these by what it induces on them. Voxels
+    whose subjects cannot answer all of the contrasts leave the mask and are counted. Maxima and
+    maps are z, because t of unequal degrees of freedom are not comparable.
+
     References
     ----------
     .. [1] Freedman & Lane (1983), J. Bus. Econ. Stat. 1, 292-298.
     .. [2] Winkler et al. (2014), NeuroImage 92, 381-397.
     .. [3] Phipson & Smyth (2010), Stat. Appl. Genet. Mol. Biol. 9, 39.
     """
+    choices = Choices(
+        statistics=tuple(statistics),
+        n_permutations=n_permutations,
+        two_sided=two_sided,
+        seed=seed,
+        shuffles=shuffles,
+        blocks=None if blocks is None else np.asarray(blocks),
+        block_exchange=block_exchange,
+        errors=errors,
+        scheme=scheme,
+        uncorrected=uncorrected,
+    )
     engine, budget = resolve(device), parse_bytes(memory)
     design = design_for(maps, design)
     contrasts = named_contrasts(design, contrast)
-    check_options(contrasts.values(), statistics, two_sided, scheme, design.df)
-    spatial = any(statistic.name != "voxelwise" for statistic in statistics)
-    load = Load(
-        maps.n_voxels, maps.n_subjects, design.rank, len(contrasts), len(statistics), spatial
-    )
-    tasks: list[Task] = []
-    for one in contrasts.values():
-        parts = partition(design, one)
-        drawn = Shuffles(
-            maps.n_subjects,
-            chosen_errors(errors, parts),
-            n_permutations,
-            design.matrix,
-            None if blocks is None else np.asarray(blocks),
-            block_exchange,
-            seed,
-        )
-        logger.info("%s: %s", one.name, drawn.describe())
-        rule = projection(parts, scheme, drawn.unmoved)
-        indices = shuffle_range(shuffles, drawn.n_shuffles)
-        its_load = replace(load, n_rows=rule.n_rows, shuffles=indices)
-        plan = None if isinstance(maps, Maps) else streamed(engine, its_load, budget)
-        tasks.append(Task(one, drawn, rule, counts_both_tails(one, two_sided), indices, plan))
-    # all that can be refused has been
-    for task in tasks:
-        if task.plan is not None:
-            logger.info("plan of %s: %s", task.contrast.name, task.plan.describe())
-    told: dict[str, Any] = {
-        "seed": int(seed),
-        "n_permutations": int(n_permutations),
-        "scheme": scheme,
-        "errors": errors,
-        "two_sided": two_sided is not False,
-        "uncorrected": uncorrected,
-        "statistics": [repr(statistic) for statistic in statistics],
-    }
+    tasks = choices.tasks(maps, design, contrasts.values(), engine, budget)
+    told = choices.as_settings()
     settings = {**told, **described(tasks)}
     fitted = fit(maps, design, device=device, memory=budget)
+    for task in tasks:
+        fitted = testable(fitted, task.contrast, task.shuffles)
     print_ = fingerprints.fingerprint(fitted, contrasts.values(), settings, blocks, block_exchange)
     identity = {**print_, **told, "range": [str(task.indices) for task in tasks]}
     del identity["settings"]  # each of them is told by its name
@@ -201,7 +179,7 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
             test = ContrastTest(fitted, task, statistics, uncorrected)
             outcomes += test.run(finish, keeper)
             reported[task.contrast.name] = test.reported
-    found = {"engine": engine.describe(), "dropped_voxels": fitted.maps.dropped}
+    found = {"engine": engine.describe(), **described_maps(fitted.maps)}
     if fitted.plan is not None:
         found["plan"] = {"fit": fitted.plan.as_settings(), **plans_of(tasks)}
     return Inference(tuple(outcomes), fitted.maps.grid, {**settings, **found}, print_, reported)

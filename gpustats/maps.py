@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +17,17 @@ from tqdm import tqdm
 
 from gpustats import images
 from gpustats.environment import n_cores
+from gpustats.exchangeability import check_integer
 from gpustats.images import ImageLike, Volumes
+from gpustats.pairwise_stack import PairwiseStack
+from gpustats.patterns import Patterns, find_patterns
 from gpustats.spaces import Grid
 from gpustats.stacking import Stack, prefetch
 from gpustats.subjects import repeated_labels
 
-Missing: TypeAlias = Literal["drop_voxel", "raise"]
+logger = logging.getLogger("gpustats")
+
+Missing: TypeAlias = Literal["drop_voxel", "raise", "pairwise"]
 FWHM_PER_SIGMA = np.sqrt(8 * np.log(2))
 """Full width at half maximum of a Gaussian, in standard deviations."""
 
@@ -34,13 +40,15 @@ class Maps:
     ----------
     values
         ``(n_voxels, n_subjects)`` float32, Fortran order (each subject's map is contiguous),
-        in the units of the first level; finite everywhere.
+        in the units of the first level; finite, but where ``missing`` says otherwise.
     grid
         Which voxels these are.
     subjects
         Label of each subject, in the order of the columns, or None when they carry none.
     dropped
         How many voxels left the mask, by reason.
+    missing
+        Which subjects each voxel lacks, from `find_patterns`; None if none lacks any.
 
     Raises
     ------
@@ -52,6 +60,7 @@ class Maps:
     grid: Grid
     subjects: tuple[str, ...] | None = None
     dropped: dict[str, int] = field(default_factory=dict)
+    missing: Patterns | None = None
 
     def __post_init__(self) -> None:
         if self.values.ndim != 2 or self.values.shape[0] != self.grid.n_voxels:
@@ -84,6 +93,10 @@ class Maps:
             span = range(first, min(first + size, self.n_voxels))
             yield span, self.read(span)
 
+    def part(self, subjects: NDArray[np.intp], voxels: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Return the values of some voxels of some subjects, in Fortran order."""
+        return self.values.T[np.ix_(subjects, voxels)].T
+
     def digest(self) -> str:
         """Return 16 hexadecimal digits that are equal for equal values."""
         return blake2b(self.values.T.data, digest_size=8).hexdigest()
@@ -95,7 +108,23 @@ class Maps:
         values = np.empty((kept.size, self.n_subjects), dtype=np.float32, order="F")
         for subject in range(self.n_subjects):
             values[:, subject] = self.values[kept, subject]
-        return Maps(values, self.grid.subset(keep), self.subjects, dropped)
+        missing = None if self.missing is None else self.missing.subset(keep)
+        return Maps(values, self.grid.subset(keep), self.subjects, dropped, missing)
+
+    def without(self, keep: NDArray[np.bool_], reason: str, complaint: str) -> Maps:
+        """Return the maps of the voxels that may stay, saying how many do not, and why.
+
+        Raises
+        ------
+        ValueError
+            With the complaint, if none may.
+        """
+        if keep.all():
+            return self
+        if not keep.any():
+            raise ValueError(complaint)
+        logger.warning("%d voxels left the mask: %s", np.count_nonzero(~keep), reason)
+        return self.subset(keep, reason)
 
 
 def check_labels(labels: Sequence[str], n_expected: int, owner: str) -> None:
@@ -113,6 +142,7 @@ def load_maps(
     *,
     subjects: Sequence[str] | None = None,
     missing: Missing = "drop_voxel",
+    min_subjects: int | None = None,
     zero_is_missing: bool = False,
     smoothing_fwhm: float | None = None,
     resample: bool = False,
@@ -133,7 +163,11 @@ def load_maps(
         when every name has one and no two agree.
     missing
         What to do with voxels that are not finite in some map: ``"drop_voxel"`` takes them out
-        of the mask and logs their number, ``"raise"`` refuses them.
+        of the mask and logs their number, ``"raise"`` refuses them, ``"pairwise"`` keeps them:
+        a voxel is analysed in the subjects that have data there.
+    min_subjects
+        With ``"pairwise"``: how many subjects must have data at a voxel, 2 or more; by default half
+        of them, rounded up. Other voxels leave the mask and are counted.
     zero_is_missing
         Whether a value of exactly 0 means "no data here".
     smoothing_fwhm
@@ -146,7 +180,7 @@ def load_maps(
     Returns
     -------
     Maps
-        Values in float32, voxels that vary and are finite in every map.
+        Values in float32, voxels that vary and are finite in every map, or in enough of them.
 
     Raises
     ------
@@ -163,12 +197,11 @@ def load_maps(
     >>> load_maps(nib.Nifti1Image(noise, np.eye(4))).values.shape
     (120, 10)
     """
-    if missing not in ("drop_voxel", "raise"):
-        raise ValueError(f"missing must be 'drop_voxel' or 'raise', got {missing!r}")
     check_width(smoothing_fwhm)
     volumes = list(_open_all(maps))
     if len(volumes) < 2:
         raise ValueError(f"a group needs at least 2 maps, got {len(volumes)}")
+    min_subjects = checked_minimum(missing, min_subjects, len(volumes))
     if subjects is None:
         subjects = file_labels(volume.path for volume, _ in volumes)
     labels = None if subjects is None else tuple(map(str, subjects))
@@ -179,14 +212,31 @@ def load_maps(
     grid = target or Grid(np.ones(first.shape, bool), first.affine)
     if not resample:
         check_grids([v for v, _ in volumes], grid, "the mask" if target else first.name)
-    stack = Stack(grid, len(volumes), all_rows=target is not None)
+    all_rows = target is not None
+    stack = Stack(grid, len(volumes), all_rows=all_rows)
+    if missing == "pairwise":
+        stack = PairwiseStack(grid, len(volumes), min_subjects, all_rows=all_rows)
     cells = None if target is None else stack.cells
     reader = Reader(grid, cells, zero_is_missing, smoothing_fwhm or 0.0)
     for values, (volume, _) in zip(_read_all(reader, volumes), volumes, strict=True):
         stack.add(values, volume.name)
-    dropped = stack.dropped(allow_missing=missing == "drop_voxel")
+    dropped = stack.dropped(allow_missing=missing != "raise")
     values, grid = stack.finish()
-    return Maps(values, grid, labels, dropped)
+    patterns = find_patterns(values) if missing == "pairwise" else None
+    return Maps(values, grid, labels, dropped, patterns)
+
+
+def checked_minimum(missing: Missing, min_subjects: int | None, n_subjects: int) -> int:
+    """Return how many subjects a voxel must have; refuse an unknown word or an unfit number."""
+    if missing not in get_args(Missing):
+        words = ", ".join(map(repr, get_args(Missing)))
+        raise ValueError(f"missing must be one of {words}, got {missing!r}")
+    if min_subjects is None:
+        return max(2, -(-n_subjects // 2)) if missing == "pairwise" else n_subjects
+    if missing != "pairwise":
+        raise ValueError(f"min_subjects goes with missing='pairwise', got missing={missing!r}")
+    check_integer("min_subjects", min_subjects, 2, n_subjects)
+    return int(min_subjects)
 
 
 def check_width(fwhm: object) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 from gpustats import images
 from gpustats.enhancements import ClusterExtent, ClusterMass, Statistic, Tfce, Voxelwise
 from gpustats.inference import permutation_test
+from gpustats.maps import Missing
 from gpustats.outcomes import Inference
 from gpustats.second_level import SecondLevelModel
 from gpustats.subjects import join_columns, read_table
@@ -36,6 +37,9 @@ def non_parametric_inference(  # noqa: PLR0913 -- nilearn's signature
     threshold: float | None = None,
     tfce: bool = False,
     *,
+    missing: Missing = "drop_voxel",
+    min_subjects: int | None = None,
+    zero_is_missing: bool = False,
     device: str = "auto",
 ) -> Any:
     """Test a contrast by permutation, with nilearn's arguments and return values.
@@ -63,6 +67,8 @@ def non_parametric_inference(  # noqa: PLR0913 -- nilearn's signature
         Cluster-forming threshold, a p value. With one, clusters are tested too.
     tfce
         Whether to test threshold-free clusters too.
+    missing, min_subjects, zero_is_missing
+        As in `load_maps`.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
 
@@ -86,7 +92,14 @@ def non_parametric_inference(  # noqa: PLR0913 -- nilearn's signature
     results do not depend on ``n_jobs``; TFCE is the exact integral.
     """
     del n_jobs, verbose
-    model = SecondLevelModel(mask, smoothing_fwhm, device)
+    model = SecondLevelModel(
+        mask,
+        smoothing_fwhm,
+        device,
+        missing=missing,
+        min_subjects=min_subjects,
+        zero_is_missing=zero_is_missing,
+    )
     if model_intercept and design_matrix is not None:
         design_matrix = _with_intercept(design_matrix)
     model.fit(second_level_input, confounds, design_matrix)
@@ -133,7 +146,10 @@ def _images(inference: Inference, *, only_voxels: bool) -> Any:
     maps: dict[str, Any] = {}
     for outcome in inference.outcomes:
         name = NAMES.get(outcome.statistic, "t")
-        maps[name] = images.unmask(outcome.observed, grid, name)
+        observed = outcome.observed
+        if name == "t":  # whatever is compared
+            observed = inference.maps[outcome.contrast.name].statistic
+        maps[name] = images.unmask(observed, grid, name)
         log_p = -np.log10(outcome.p_corrected)
         maps[f"logp_max_{name}"] = images.unmask(log_p, grid, f"-log10 corrected p of {name}")
     return maps["logp_max_t"] if only_voxels else maps

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpustats.contrast_maps import ContrastMaps
 from gpustats.contrasts import Contrast
-from gpustats.glm import ContrastMaps
 from gpustats.spaces import Grid
+from gpustats.sweeping import Scale
 from gpustats.tails import Tail, TailMethod, counts_to_p, empirical_p, fit_tail, threshold_for
 
 RELATIVE_TOLERANCE = 1e-5
@@ -30,7 +31,8 @@ class Outcome:
     contrast
         What was tested.
     observed
-        ``(n_voxels,)``: t or F, or the score of each voxel, with the sign of its side.
+        ``(n_voxels,)``: t or F (their z, says ``scale``), or the score of each voxel, with the sign
+        of its side.
     limits
         ``(n_voxels,)``: what a value under a shuffle must reach to be no smaller than the observed
         one, in the unit of ``maxima``.
@@ -47,6 +49,9 @@ class Outcome:
     counts
         ``(n_voxels,)`` int64: how many of the shuffles reach the limit of each voxel, or None if
         that was not counted.
+    scale
+        What values of voxels are given as: ``"statistic"``, or ``"z"`` where degrees of freedom
+        differ because voxels lack subjects.
     """
 
     statistic: str
@@ -59,6 +64,7 @@ class Outcome:
     maxima: NDArray[np.float64]
     null_maxima: NDArray[np.float64]
     counts: NDArray[np.int64] | None
+    scale: Scale = "statistic"
 
     @property
     def is_complete(self) -> bool:
@@ -196,11 +202,11 @@ class Inference:
         Raises
         ------
         ValueError
-            If the contrasts' statistics differ in kind or degrees of freedom, or in shuffles.
+            If the contrasts' statistics differ in kind, scale or dimension, or in shuffles.
         """
         chosen = [outcome for outcome in self.outcomes if outcome.statistic == statistic]
         kinds = {
-            (o.contrast.statistic, np.linalg.matrix_rank(o.contrast.weights), o.n_shuffles)
+            (o.contrast.statistic, o.scale, np.linalg.matrix_rank(o.contrast.weights), o.n_shuffles)
             for o in chosen
         }
         if len(kinds) != 1:

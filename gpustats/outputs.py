@@ -15,13 +15,17 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from gpustats import images
-from gpustats.glm import ContrastMaps
+from gpustats.contrast_maps import ContrastMaps
 from gpustats.spaces import Grid
 from gpustats.tables import Clusters, surviving_clusters
 from gpustats.thresholding import ThresholdRule
 
 Pictures: TypeAlias = dict[str, tuple[Any, DTypeLike]]
 """Images by the name of their file, and the type of their voxels on disk."""
+
+
+EXTREMES = (np.argmax, np.argmin)
+"""Where the values are that a summary names."""
 
 
 @contextmanager
@@ -89,13 +93,16 @@ def contrast_images(
 ) -> Pictures:
     """Return the images of a contrast's maps, of what survives and of its clusters, by file."""
     prefix = f"contrast-{maps.contrast.label}"
-    arrays: dict[str, NDArray[np.float64]] = {
+    arrays: dict[str, NDArray[Any]] = {
         f"{prefix}_stat-effect_statmap.nii.gz": maps.effect,
         f"{prefix}_stat-variance_statmap.nii.gz": maps.variance,
         f"{prefix}_stat-{maps.contrast.statistic}_statmap.nii.gz": maps.statistic,
         f"{prefix}_stat-z_statmap.nii.gz": maps.z,
         f"{prefix}_stat-z_desc-thresholded_statmap.nii.gz": thresholded,
     }
+    if maps.n is not None:
+        arrays[f"{prefix}_stat-n_statmap.nii.gz"] = maps.n
+        arrays[f"{prefix}_stat-df_statmap.nii.gz"] = np.asarray(maps.df)
     pictures: Pictures = {
         name: (images.unmask(array, maps.grid, maps.contrast.name), np.float32)
         for name, array in arrays.items()
@@ -127,21 +134,40 @@ def save_images(folder: Path, pictures: Pictures) -> None:
 
 
 def contrast_summary(maps: ContrastMaps) -> dict[str, Any]:
-    """Describe a contrast and the largest values of its statistic."""
+    """Describe a contrast and the largest values of its statistic.
+
+    Where degrees of freedom differ they are those with the largest z, each with its own.
+    """
+    peaks = [int(place(maps.statistic if maps.n is None else maps.z)) for place in EXTREMES]
+    found = [extreme(maps.statistic, peak, maps.grid) for peak in peaks]
+    if maps.n is not None:
+        for one, peak in zip(found, peaks, strict=True):
+            one |= {"df": int(np.asarray(maps.df)[peak]), "n": int(maps.n[peak])}
     summary: dict[str, Any] = {
         "name": maps.contrast.name,
         "label": maps.contrast.label,
         "weights": maps.contrast.weights.tolist(),
         "statistic": maps.contrast.statistic,
-        "df": maps.df,
-        "maximum": extreme(maps.statistic, int(np.argmax(maps.statistic)), maps.grid),
+        "df": maps.df if maps.n is None else _range(maps.df),
+        "maximum": found[0],
         "p": "one-sided, upper tail",
     }
     if maps.contrast.statistic == "F":
         summary["dimension"] = maps.dimension
     else:
-        summary["minimum"] = extreme(maps.statistic, int(np.argmin(maps.statistic)), maps.grid)
+        summary["minimum"] = found[1]
+    if maps.n is not None:
+        summary |= {
+            "n": _range(maps.n),
+            "n_voxels": maps.grid.n_voxels,
+            "not_estimable_voxels": maps.dropped,
+        }
     return summary
+
+
+def _range(numbers: Any) -> list[int]:
+    """Return the smallest and the largest number."""
+    return [int(numbers.min()), int(numbers.max())]
 
 
 def extreme(values: Any, voxel: int, grid: Grid) -> dict[str, Any]:

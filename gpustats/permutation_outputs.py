@@ -11,8 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gpustats import images
+from gpustats.contrast_maps import ContrastMaps
 from gpustats.environment import versions
-from gpustats.glm import ContrastMaps
 from gpustats.outcomes import Inference, Outcome
 from gpustats.outputs import (
     Pictures,
@@ -198,6 +198,7 @@ def _summary(
     peak = int(np.lexsort((-size, p_corrected))[0])
     return {
         "statistic": outcome.statistic,
+        "scale": outcome.scale,
         "fwe_thresholds": {
             f"{alpha:g}": outcome.threshold(alpha) for alpha in sorted({USUAL_ALPHA, rule.alpha})
         },

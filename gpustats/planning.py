@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from numpy.typing import NDArray
+
+from gpustats.cohort import Cohort
 from gpustats.contrasts import Contrast
 from gpustats.design import Design
-from gpustats.engines import Form
+from gpustats.engines import Engine, Form
 from gpustats.enhancements import ClusterExtent, ClusterMass, MapKind, Statistic
-from gpustats.memory import Plan
-from gpustats.partition import SCHEMES, Partition, Projection, Scheme
+from gpustats.exchangeability import BlockExchange
+from gpustats.maps import Maps
+from gpustats.memory import Load, Plan, streamed
+from gpustats.partition import SCHEMES, Partition, Projection, Scheme, partition, projection
 from gpustats.shuffles import Shard, Shuffles
+from gpustats.stored import StoredMaps
+
+logger = logging.getLogger("gpustats")
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,29 +34,137 @@ class Task:
         What is tested.
     shuffles
         The shuffles of the test.
-    rule
-        What a shuffle does.
+    scheme, rule
+        How shuffles meet the nuisance, and what that is where no voxel lacks subjects.
     two_sided
         Whether both tails count.
     indices
         Which shuffles are to be computed.
+    load
+        What there is to go through.
     plan
         How to go through data on disk.
     """
 
     contrast: Contrast
     shuffles: Shuffles
+    scheme: Scheme
     rule: Projection
     two_sided: bool
     indices: range
+    load: Load
     plan: Plan | None = None
 
     @property
     def form(self) -> Form:
         """What the rows of a shuffle are."""
-        n_tested, df = self.rule.n_tested, float(self.rule.df)
-        is_f = self.contrast.statistic == "F"
-        return Form(n_tested, self.rule.n_rows - n_tested, df, is_f)
+        return form_of(self.rule, self.contrast)
+
+    def of(self, indices: range, engine: Engine, memory: int | None) -> Task:
+        """Return the task for other shuffles, planned anew."""
+        load = replace(self.load, shuffles=indices)
+        plan = self.plan and streamed(engine, load, memory)
+        return replace(self, indices=indices, load=load, plan=plan)
+
+
+@dataclass(frozen=True, eq=False)
+class Choices:
+    """Hold what a test was told; see `gpustats.inference.permutation_test`."""
+
+    statistics: tuple[Statistic, ...]
+    n_permutations: int
+    two_sided: bool | None
+    seed: int
+    shuffles: range | Shard | None
+    blocks: NDArray[Any] | None
+    block_exchange: BlockExchange
+    errors: str
+    scheme: Scheme
+    uncorrected: bool
+
+    def as_settings(self) -> dict[str, Any]:
+        """Return what is kept of it, whichever range of shuffles is computed."""
+        return {
+            "seed": int(self.seed),
+            "n_permutations": int(self.n_permutations),
+            "scheme": self.scheme,
+            "errors": self.errors,
+            "two_sided": self.two_sided is not False,
+            "uncorrected": self.uncorrected,
+            "statistics": [repr(statistic) for statistic in self.statistics],
+        }
+
+    def tasks(
+        self,
+        maps: Maps | StoredMaps | Cohort,
+        design: Design,
+        contrasts: Collection[Contrast],
+        engine: Engine,
+        budget: int | None,
+    ) -> list[Task]:
+        """Plan the test of every contrast; refuse what can be refused without a look at the data.
+
+        Raises
+        ------
+        ValueError
+            If an option does not fit, or the memory is too little.
+        """
+        all_complete = not isinstance(maps, Maps) or maps.missing is None
+        df = design.df if all_complete else None
+        check_options(contrasts, self.statistics, self.two_sided, self.scheme, df)
+        load = Load(
+            maps.n_voxels,
+            maps.n_subjects,
+            design.rank,
+            len(contrasts),
+            len(self.statistics),
+            spatial=any(statistic.name != "voxelwise" for statistic in self.statistics),
+        )
+        tasks = []
+        for one in contrasts:
+            parts = partition(design, one)
+            drawn = self._drawn(design, parts, all_complete)
+            logger.info("%s: %s", one.name, drawn.describe())
+            rule = projection(parts, self.scheme, drawn.unmoved)
+            indices = shuffle_range(self.shuffles, drawn.n_shuffles)
+            its_load = replace(load, n_rows=rule.n_rows, shuffles=indices)
+            plan = None if isinstance(maps, Maps) else streamed(engine, its_load, budget)
+            both_tails = counts_both_tails(one, self.two_sided)
+            tasks.append(Task(one, drawn, self.scheme, rule, both_tails, indices, its_load, plan))
+        for task in tasks:
+            if task.plan is not None:
+                logger.info("plan of %s: %s", task.contrast.name, task.plan.describe())
+        return tasks
+
+    def _drawn(self, design: Design, parts: Partition, all_complete: bool) -> Shuffles:
+        """Return the shuffles of a contrast."""
+        errors = chosen_errors(self.errors, parts)
+        # shuffles that are one to all subjects, with equal rows, are not one to some of them
+        all_alike = all_complete or errors == "ise"
+        return Shuffles(
+            design.n_subjects,
+            errors,
+            self.n_permutations,
+            design.matrix if all_alike else None,
+            self.blocks,
+            self.block_exchange,
+            self.seed,
+        )
+
+
+def described_maps(maps: Maps | StoredMaps) -> dict[str, Any]:
+    """Return how many voxels left the mask, and how many patterns of missing subjects are left."""
+    missing = maps.missing if isinstance(maps, Maps) else None
+    return {
+        "dropped_voxels": maps.dropped,
+        "missing_patterns": 0 if missing is None else missing.n_patterns,
+    }
+
+
+def form_of(rule: Projection, contrast: Contrast) -> Form:
+    """Return what the rows of a rule are."""
+    n_nuisance, is_f = rule.n_rows - rule.n_tested, contrast.statistic == "F"
+    return Form(rule.n_tested, n_nuisance, float(rule.df), is_f)
 
 
 def described(tasks: Sequence[Task]) -> dict[str, Any]:
@@ -79,9 +196,12 @@ def check_options(
     statistics: Sequence[Statistic],
     two_sided: bool | None,
     scheme: Scheme,
-    df: float,
+    df: float | None,
 ) -> None:
-    """Refuse what does not go together before the first contrast is computed."""
+    """Refuse what does not go together before the first contrast is computed.
+
+    ``df`` is None where voxels differ in it.
+    """
     names = [statistic.name for statistic in statistics]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"statistics must be one or more, each kind once; got {names}")
@@ -90,7 +210,8 @@ def check_options(
     for contrast in contrasts:
         if contrast.statistic == "F" and two_sided:
             raise ValueError(f"contrast {contrast.name!r} is an F contrast, which has one tail")
-        kind = MapKind(contrast.statistic, df, counts_both_tails(contrast, two_sided), 0.0)
+        df_of_maps = df if contrast.statistic == "t" else None
+        kind = MapKind(contrast.statistic, df_of_maps, counts_both_tails(contrast, two_sided), 0.0)
         for statistic in statistics:
             if isinstance(statistic, ClusterExtent | ClusterMass):
                 statistic.height(kind)

@@ -15,11 +15,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from gpustats import images, pictures
+from gpustats.contrast_maps import ContrastMaps
 from gpustats.contrasts import Contrast
 from gpustats.design import Design
 from gpustats.environment import versions
-from gpustats.findings import Finding, find
-from gpustats.glm import ContrastMaps, Fit
+from gpustats.findings import Finding, degrees_of_freedom, find
+from gpustats.fits import Fit
 from gpustats.pictures import Brain, PlotType, View, Viewer, require_nilearn, view_img
 from gpustats.thresholding import HeightControl, ThresholdRule
 
@@ -343,7 +344,7 @@ def _settings(fit: Fit, rule: ThresholdRule, min_distance: float) -> dict[str, s
         "voxels in the mask": f"{grid.n_voxels:,}",
         "voxels that left the mask": "; ".join(dropped) or "none",
         "columns of the design": f"{', '.join(design.columns)} (rank {design.rank})",
-        "degrees of freedom": str(fit.df),
+        "degrees of freedom": degrees_of_freedom(fit.df),
         "height control": str(rule.height_control or "none"),
         "alpha": "not used" if fixed else f"{rule.alpha:g}",
         "threshold chosen by hand": f"z = {rule.height(np.empty(0)):g}" if fixed else "not used",

@@ -12,9 +12,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from gpustats import glm, images, report
+from gpustats.contrast_maps import ContrastMaps
 from gpustats.contrasts import StatisticName
 from gpustats.design import group_design
-from gpustats.glm import ContrastMaps, Fit
+from gpustats.fits import Fit
 from gpustats.inference import permutation_test
 from gpustats.inputs import GroupInput, group_input
 from gpustats.maps import Missing, load_maps
@@ -32,7 +33,7 @@ OUTPUTS = {
     "effect_size": "effect",
     "effect_variance": "variance",
 }
-"""Names of nilearn's output types, and of the arrays of `glm.ContrastMaps` that they are."""
+"""Names of nilearn's output types, and of the arrays of `ContrastMaps` that they are."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class SecondLevelModel:
         Full width at half maximum of a Gaussian to smooth each map with, in mm.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
-    missing, zero_is_missing, resample
+    missing, min_subjects, zero_is_missing, resample
         As in `load_maps`.
     target_affine, target_shape
         Refused: give a mask on the wanted grid and ``resample=True``.
@@ -120,6 +121,7 @@ class SecondLevelModel:
         device: str = "auto",
         *,
         missing: Missing = "drop_voxel",
+        min_subjects: int | None = None,
         zero_is_missing: bool = False,
         resample: bool = False,
         target_affine: Any = None,
@@ -141,7 +143,7 @@ class SecondLevelModel:
         # that of a masker counts, as in nilearn
         self.smoothing_fwhm = smoothing_fwhm or getattr(mask_img, "smoothing_fwhm", None)
         self.device = device
-        self.missing: Missing = missing
+        self.missing, self.min_subjects = missing, min_subjects
         self.zero_is_missing = zero_is_missing
         self.resample = resample
         self._fits: dict[str, Fit] = {}
@@ -200,6 +202,7 @@ class SecondLevelModel:
                 self.mask_img if self.mask_img is not None else self.input_.mask(),
                 subjects=self.input_.subjects,
                 missing=self.missing,
+                min_subjects=self.min_subjects,
                 zero_is_missing=self.zero_is_missing,
                 smoothing_fwhm=self.smoothing_fwhm,
                 resample=self.resample,
@@ -303,7 +306,7 @@ class SecondLevelModel:
         return {
             "mask_img": "from the data" if self.mask_img is None else _describe(self.mask_img),
             "smoothing_fwhm": f"{self.smoothing_fwhm or 0:g} mm",
-            "missing": self.missing,
+            "missing": f"{self.missing} (min_subjects={self.min_subjects})",
             "zero_is_missing": str(self.zero_is_missing),
             "resample": str(self.resample),
             "device": self.device,

@@ -112,6 +112,7 @@ class Shuffles:
         check_integer("n_permutations", self.n_permutations, 1, MAX_PERMUTATIONS)
         check_integer("seed", self.seed, 0, 2**64 - 1)
         # Keep the scheme's copies: the caller may change its own arrays later.
+        self._scheme.check_effect()
         object.__setattr__(self, "design", self._scheme.design)
         object.__setattr__(self, "blocks", self._scheme.blocks)
 
@@ -140,16 +141,39 @@ class Shuffles:
     @property
     def unmoved(self) -> NDArray[np.float64]:
         """Orthonormal basis of the vectors that no shuffle changes, ``(n_subjects, k)``."""
-        places = self._scheme.places
-        if places is None:
-            return np.empty((self.n_subjects, 0))
-        indicators = (places[:, np.newaxis] == np.unique(places)).astype(np.float64)
-        return np.asarray(indicators / np.sqrt(indicators.sum(axis=0)))
+        return self._scheme.unmoved
 
     @property
     def sampling(self) -> Sampling:
         """Units of the shuffles that are drawn at random, for engines that draw them too."""
         return self._scheme.sampling
+
+    def among(self, subjects: NDArray[np.intp], design: NDArray[np.float64]) -> Exchangeability:
+        """Return what may be exchanged or flipped among some of the subjects.
+
+        Parameters
+        ----------
+        subjects
+            Who they are.
+        design
+            Their rows of the design, which tell whether a shuffle has an effect.
+
+        Raises
+        ------
+        ValueError
+            If blocks that move as wholes are there in part.
+        """
+        if self.blocks is None:
+            return Exchangeability(subjects.size, self.errors, design)
+        blocks = self.blocks[subjects]
+        n_partly = np.count_nonzero(np.isin(self.blocks, blocks)) - subjects.size
+        if n_partly and self.block_exchange != "within":
+            raise ValueError(
+                "blocks that move as wholes must be there as wholes, but there are voxels at which "
+                f"{n_partly} subjects of such blocks have no data; use block_exchange='within', or "
+                "missing='drop_voxel'"
+            )
+        return Exchangeability(subjects.size, self.errors, design, blocks, self.block_exchange)
 
     def draw(
         self, indices: Sequence[int] | NDArray[np.integer]

@@ -38,6 +38,14 @@ def prefetch(
                 future.cancel()
 
 
+def logged(dropped: dict[str, int]) -> dict[str, int]:
+    """Log how many voxels left the mask, by reason."""
+    for reason, count in dropped.items():
+        if count:
+            logger.warning("%d voxels left the mask: %s", count, reason)
+    return dropped
+
+
 class Stack:
     """Grow the voxel-by-subject array map by map.
 
@@ -59,6 +67,7 @@ class Stack:
         self.grid = grid
         self.n_maps = n_maps
         self.all_rows = all_rows
+        self.wanted = "all maps"
         # memory order of a NIfTI volume is x fastest; voxels are numbered z fastest
         number = np.arange(grid.mask.size, dtype=np.int32).reshape(grid.mask.shape)
         self.cells = np.flatnonzero(grid.mask.ravel(order="F"))
@@ -81,9 +90,8 @@ class Stack:
         if self.n_added == 0:
             self.first = values
         else:
-            new = values != self.first
+            new = self._differs(values)
             new &= self.waiting
-            new &= self.finite
             if new.any():
                 self._join(np.flatnonzero(new))
             column = self.buffer[: self.rows.size, self.n_added]
@@ -104,6 +112,12 @@ class Stack:
             raise ValueError(f"{name}: no finite voxel in the mask; leave this map out or mend it")
         self.finite &= finite
         self.ever_finite |= finite
+
+    def _differs(self, values: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Tell which candidates of use differ from the first map."""
+        new: NDArray[np.bool_] = values != self.first
+        new &= self.finite
+        return new
 
     def _join(self, new: NDArray[np.intp]) -> None:
         """Give rows to voxels that so far were equal to the first map."""
@@ -137,10 +151,7 @@ class Stack:
         dropped = {"missing in some map": n_missing}
         if self.all_rows:
             dropped["equal in all maps"] = int(np.count_nonzero(self.finite & self.waiting))
-        for reason, count in dropped.items():
-            if count:
-                logger.warning("%d voxels left the mask: %s", count, reason)
-        return dropped
+        return logged(dropped)
 
     def finish(self) -> tuple[NDArray[np.float32], Grid]:
         """Put the usable rows in voxel order, in place, and return them with their grid.
@@ -150,14 +161,18 @@ class Stack:
         ValueError
             If no voxel is left.
         """
-        kept = np.flatnonzero(self.finite[self.rows])
+        kept = np.flatnonzero(self._usable()[self.rows])
         if kept.size == 0:
-            raise ValueError("no voxel is finite in all maps and differs between them")
+            raise ValueError(f"no voxel is finite in {self.wanted} and differs between them")
         kept = kept[np.argsort(self.number[self.rows[kept]])]
         mask = np.zeros(self.grid.mask.size, dtype=bool)
         mask[self.cells[self.rows[kept]]] = True
         grid = Grid(mask.reshape(self.grid.mask.shape, order="F"), self.grid.affine)
         return self._compact(kept), grid
+
+    def _usable(self) -> NDArray[np.bool_]:
+        """Tell which candidates have data enough."""
+        return self.finite
 
     def _compact(self, kept: NDArray[np.intp]) -> NDArray[np.float32]:
         """Gather the kept rows column by column into the front of the same memory."""

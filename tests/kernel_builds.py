@@ -75,9 +75,9 @@ class Compilation(NamedTuple):
     functions: tuple[Function, ...]
 
 
-def _t_statistic(n_columns: int, launched: tuple[str, ...] = ()) -> Build:
-    """Return a build of ``t_statistic.cu`` for so many columns of a basis at a time."""
-    constants = (("COLUMNS", n_columns), ("SHUFFLE_TILE", 192), ("VOXEL_TILE", 16384))
+def _t_statistic(n_columns: int, launched: tuple[str, ...] = (), width: int = 16384) -> Build:
+    """Return a build of ``t_statistic.cu`` for so many columns of a basis, and a width of tiles."""
+    constants = (("COLUMNS", n_columns), ("SHUFFLE_TILE", 192), ("VOXEL_TILE", width))
     wide_loads = launched or (*OF_COLUMNS, "t_statistic_peaks", "t_statistic_values")
     return Build("t_statistic", constants, wide_loads, launched)
 
@@ -94,6 +94,8 @@ BUILDS: tuple[Build, ...] = (
     Build("shuffles", (("THREADS", 256),)),
     _t_statistic(1),
     *(_t_statistic(n_columns, OF_COLUMNS) for n_columns in (2, 4, 8)),
+    _t_statistic(1, (*OF_COLUMNS, "t_statistic_peaks", "t_statistic_values"), 256),
+    *(_t_statistic(n_columns, OF_COLUMNS, 256) for n_columns in (2, 4, 8)),
     Build("t_to_z", (("THREADS", 128),)),
     *(_tfce(neighbours, full) for neighbours in (6, 18, 26) for full in (0, 1)),
     Build("tfce_scores"),

@@ -57,3 +57,21 @@ def benjamini_hochberg(p, alpha):
 def upper_tail_p(statistic, df):
     """One-sided p of t."""
     return stats.t.sf(statistic, df)
+
+
+def induced(permutation, here):
+    """What a permutation does to those who are here: its cycles without the others."""
+    met = []
+    for subject in np.flatnonzero(here):
+        row = permutation[subject]
+        while not here[row]:
+            row = permutation[row]
+        met.append(row)
+    return np.array(met)
+
+
+def statistic_to_z(statistic, df, dimension=None):
+    """z of the same upper tail as t, or as F of a dimension."""
+    if dimension is None:
+        return np.sign(statistic) * stats.norm.isf(stats.t.sf(np.abs(statistic), df))
+    return stats.norm.isf(stats.f.sf(statistic, dimension, df))

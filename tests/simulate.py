@@ -4,6 +4,7 @@ import nibabel as nib
 import numpy as np
 
 from gpustats.maps import Maps
+from gpustats.patterns import find_patterns
 from gpustats.spaces import Grid
 
 AFFINE = np.array([[-3.0, 0, 0, 12], [0, 3.5, 0, -20], [0, 0, 4.0, 8], [0, 0, 0, 1]])
@@ -20,6 +21,23 @@ def make_maps(rng, n_subjects=12, shape=(9, 10, 8), mean=0.5, subjects=None):
     grid = Grid(ellipsoid(shape), AFFINE)
     values = rng.normal(mean, 1, (n_subjects, grid.n_voxels)).astype(np.float32).T
     return Maps(np.asfortranarray(values), grid, subjects)
+
+
+def make_incomplete(rng, n_subjects=12, share=0.03, least=6, **options):
+    """A stack in which each value is missing with some probability, but for the least needed."""
+    maps = make_maps(rng, n_subjects, **options)
+    values = maps.values.copy(order="F")
+    values[:, : n_subjects - least][rng.random((maps.n_voxels, n_subjects - least)) < share] = (
+        np.nan
+    )
+    stack = incomplete(values, maps)
+    assert stack.missing is not None
+    return stack
+
+
+def incomplete(values, maps):
+    """A stack of other values, NaN where data are missing."""
+    return Maps(values, maps.grid, maps.subjects, missing=find_patterns(values))
 
 
 def volumes_of(maps, fill=0.0):

@@ -17,8 +17,8 @@ from test_streaming import same
 
 from gpustats import Design, checkpoints, permutation_test, remove_checkpoint, stack_maps
 from gpustats.archives import load_inference
+from gpustats.complete_sweeping import Complete
 from gpustats.enhancements import ClusterExtent, ClusterMass, Tfce, Voxelwise
-from gpustats.loop import ContrastTest
 from gpustats.maps import Maps
 from gpustats.memory import Load
 from gpustats.shuffles import Shard
@@ -130,7 +130,7 @@ def test_tests_of_a_store_stop_after_every_step(
     assert same(result, run(cohort.load()))
     # what is finished is not computed again
     sweeps = []
-    monkeypatch.setattr(ContrastTest, "_sweep", lambda *_: sweeps.append(1))
+    monkeypatch.setattr(Complete, "_sweep", lambda *_: sweeps.append(1))
     assert same(stored(checkpoint=tmp_path / "kept"), result)
     assert sweeps == []
 
@@ -396,7 +396,7 @@ def test_a_failed_write_of_results_keeps_the_checkpoint(run, files, monkeypatch)
     assert err.splitlines()[-1] == "gpustats: error: inference.npz: No space left on device"
     assert os.listdir("unfinished") == [FILE]
     with monkeypatch.context() as patched:
-        patched.setattr(ContrastTest, "_sweep", None)
+        patched.setattr(Complete, "_sweep", None)
         assert run(*words)[0] == 0
     assert os.listdir() == ["gpustats-results"]
 

@@ -181,7 +181,7 @@ def test_smoothing_is_in_millimetres(rng):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"missing": "pairwise"}, "missing must be 'drop_voxel' or 'raise', got 'pairwise'"),
+        ({"missing": "listwise"}, "missing must be one of .*, got 'listwise'"),
         ({"smoothing_fwhm": -1}, "smoothing_fwhm must be a width in mm"),
         ({"smoothing_fwhm": np.inf}, "smoothing_fwhm must be a width in mm"),
         ({"smoothing_fwhm": "fast"}, "smoothing_fwhm must be a width in mm"),

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 from nilearn.glm.second_level import SecondLevelModel as NilearnModel
+from oracles import statistic_to_z
 from scipy import stats
 
 import gpustats
@@ -79,6 +80,79 @@ def test_pain_with_zeros_as_missing_data(pain, tmp_path):
     words += ["--zero-is-missing", "--missing", "drop_voxel", "--output-dir", tmp_path]
     assert cli.main([*map(str, words)]) == 0
     assert summary(tmp_path)["data"]["n_voxels"] == 192_885
+
+
+def assert_equal_to_statsmodels(folder, label, values, table, mask, column):
+    """Compare maps with a fit of statsmodels to the complete cases of a voxel, at many voxels."""
+    names = ("t", "z", "n", "df", "effect", "variance")
+    found = {
+        name: nib.load(folder / f"contrast-{label}_stat-{name}_statmap.nii.gz").get_fdata()
+        for name in names
+    }
+    n_observed = np.isfinite(values).sum(axis=-1)
+    tested = mask & (n_observed >= -(-values.shape[-1] // 2))
+    assert np.array_equal(found["n"], np.where(tested, n_observed, 0))
+    lacking = np.argwhere(tested & (n_observed < values.shape[-1]))
+    places = [*lacking[:: max(1, len(lacking) // 600)], *np.argwhere(tested)[::499]]
+    for place in map(tuple, places):
+        here = np.isfinite(values[place])
+        model = sm.OLS(values[place][here].astype(float), table[here]).fit()
+        assert found["df"][place] == model.df_resid
+        t, df = model.tvalues[column], model.df_resid
+        expected = {
+            "t": t,
+            "z": np.sign(t) * stats.norm.isf(stats.t.sf(abs(t), df)),
+            "effect": model.params[column],
+            "variance": model.bse[column] ** 2,
+        }
+        for name, value in expected.items():
+            assert found[name][place] == pytest.approx(value, rel=1e-6, abs=1e-7)
+    return len(lacking)
+
+
+def test_pain_with_zeros_as_missing_data_pairwise(pain, tmp_path):
+    paths = sorted(pain.glob("contrast_*.nii.gz"))
+    words = ["fit", *paths, "--mask", pain / "mask.nii.gz", "--zero-is-missing"]
+    words += ["--missing", "pairwise", "--output-dir", tmp_path]
+    assert cli.main([*map(str, words)]) == 0
+    values = np.stack([nib.load(path).get_fdata(dtype=np.float32) for path in paths], axis=-1)
+    values[values == 0] = np.nan
+    mask = nib.load(pain / "mask.nii.gz").get_fdata() > 0
+    table = pd.DataFrame({"intercept": np.ones(21)})
+    n_lacking = assert_equal_to_statsmodels(tmp_path, "intercept", values, table, mask, "intercept")
+    data = summary(tmp_path)["data"]
+    assert data["n_voxels"] - n_lacking == 192_885
+    assert data["n_voxels"] + data["dropped_voxels"]["observed in fewer than 11 maps"] == 259_353
+    assert data["missing_patterns"] > 1000
+
+
+def test_pain_by_permutation_pairwise(pain):
+    paths = sorted(pain.glob("contrast_*.nii.gz"))
+    options = {"zero_is_missing": True, "missing": "pairwise"}
+    maps = gpustats.load_maps(paths, pain / "mask.nii.gz", **options)
+    result = gpustats.permutation_test(maps, n_permutations=500, device="cpu")["voxelwise"]
+    dropped = gpustats.load_maps(paths, pain / "mask.nii.gz", zero_is_missing=True)
+    alone = gpustats.permutation_test(dropped, n_permutations=500, device="cpu")["voxelwise"]
+    complete = maps.missing.n_observed == 21
+    assert np.array_equal(result.p_uncorrected[complete], alone.p_uncorrected)
+    # z of the same voxels, in the same shuffles: more voxels, no smaller maxima
+    z_alone = statistic_to_z(alone.null_maxima, 20)
+    assert (result.null_maxima >= z_alone - 1e-6).all()
+
+
+def test_emotion_regulation_pairwise_with_a_covariate(emotion, tmp_path):
+    words = ["fit", emotion / "contrasts_4d.nii.gz", "--mask", emotion / "mask.nii.gz"]
+    words += ["--design", emotion / "participants.tsv", "--columns", "Reappraisal_Success"]
+    words += ["--intercept", "--contrast", "Reappraisal_Success", "--output-dir", tmp_path]
+    assert cli.main([*map(str, words), "--missing", "pairwise"]) == 0
+    values = nib.load(emotion / "contrasts_4d.nii.gz").get_fdata(dtype=np.float32)
+    mask = nib.load(emotion / "mask.nii.gz").get_fdata() > 0
+    table = pd.read_csv(emotion / "participants.tsv", sep="\t")
+    design = sm.add_constant(table[["Reappraisal_Success"]])
+    n_lacking = assert_equal_to_statsmodels(
+        tmp_path, "ReappraisalSuccess", values, design, mask, "Reappraisal_Success"
+    )
+    assert n_lacking == 43
 
 
 def test_pain_peaks(pain):

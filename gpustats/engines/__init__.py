@@ -7,7 +7,7 @@ the kernels of ``kernels/``). Above this package no code knows which one it work
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -75,8 +75,8 @@ class Units(NamedTuple):
     Parameters
     ----------
     tiles
-        ``(n_tiles, n, width)`` float32, of the engine's own width; columns beyond the last voxel
-        are zero.
+        ``(n_tiles, n, width)`` float32, of a width that the engine chooses; columns beyond the last
+        voxel are zero.
     n_voxels
         Number of voxels.
     """
@@ -132,6 +132,31 @@ class Peaks(NamedTuple):
 
     upper: Array
     lower: Array
+
+
+class Group(NamedTuple):
+    """Hold voxels whose shuffles have rows of their own, and what `sweep_groups` does with them.
+
+    Parameters
+    ----------
+    units
+        The data.
+    form
+        What the rows are.
+    rows
+        Makes the rows of a tile, ``(192, k, n)`` float32 on the host; called from any thread, and
+        as often as the engine likes.
+    exceeding
+        Where to count.
+    maps
+        Where to write t or F, if at all.
+    """
+
+    units: Units
+    form: Form
+    rows: Callable[[], NDArray[np.float32]]
+    exceeding: Exceedances
+    maps: Array | None
 
 
 class Engine(Protocol):
@@ -196,8 +221,17 @@ class Engine(Protocol):
         """Label connected voxels of ``(n_maps, n_voxels)`` by 1 + their smallest voxel number."""
         ...
 
-    def unit_tiles(self, values: NDArray[np.float32], removed: NDArray[np.float64]) -> Units:
-        """Take a space out of every voxel, scale to unit length, and lay out in tiles."""
+    def unit_tiles(
+        self,
+        values: NDArray[np.float32],
+        removed: NDArray[np.float64],
+        *,
+        narrow: bool = False,
+    ) -> Units:
+        """Take a space out of every voxel, scale to unit length, and lay out in tiles.
+
+        Tiles have one width; narrow ones are no wider than few voxels need.
+        """
         ...
 
     def shuffled_rows(self, plan: Shuffles, columns: NDArray[np.float64], indices: range) -> Array:
@@ -231,6 +265,10 @@ class Engine(Protocol):
         """Compute a tile of shuffles at every voxel: maxima, counts, and t or F maps on request."""
         ...
 
+    def sweep_groups(self, groups: Sequence[Group], *, shuffles: range) -> tuple[Peaks, ...]:
+        """Do what `sweep` does for groups of voxels whose rows differ."""
+        ...
+
     def empty_maps(self, most: int, n_voxels: int) -> Array:
         """Return room for as many float32 maps as pay off at a time, ``most`` at most."""
         ...
@@ -241,6 +279,10 @@ class Engine(Protocol):
 
     def negate(self, maps: Array) -> None:
         """Turn maps over, in place."""
+        ...
+
+    def t_maps_to_z(self, maps: Array, df: float) -> None:
+        """Turn maps of t into z, in place: what `t_to_z` gives, as float32."""
         ...
 
     def f_maps_to_z(self, maps: Array, dimension: int, df: float) -> None:

@@ -34,6 +34,7 @@ from gpustats.engines.cpu_sweep import (
     exceedances,
     statistic_of,
     sweep,
+    sweep_groups,
     values_of,
 )
 from gpustats.engines.cpu_threads import blas_libraries, n_threads, share_out
@@ -61,6 +62,8 @@ __all__ = [
     "shuffled_rows",
     "statistic_of",
     "sweep",
+    "sweep_groups",
+    "t_maps_to_z",
     "t_to_z",
     "tfce_counts",
     "tfce_peaks",
@@ -74,6 +77,8 @@ __all__ = [
 
 VOXEL_BLOCK = 1024
 """Voxels that are worked on at a time: their running sums stay in the first-level cache."""
+VOXEL_STEP = 32
+"""The width of narrow tiles is a multiple of it: two cache lines of a row."""
 VOXEL_SPAN = 16 * VOXEL_BLOCK
 """Voxels that a thread is given at a time: enough to make the call worth it."""
 MAP_BYTES = 2**28
@@ -149,7 +154,7 @@ def contrast(
     return effect, variance, effect / np.sqrt(variance)
 
 
-def t_to_z(t: NDArray[np.float64], df: float) -> NDArray[np.float64]:
+def t_to_z(t: NDArray[np.floating[Any]], df: float) -> NDArray[np.float64]:
     """Turn t values, any shape, into z values of the same upper tail."""
     flat, z = np.ravel(t), np.empty(t.size)
     _in_blocks(lambda a, b: distributions.t_to_z(flat[a:b], df, out=z[a:b]), t.size, VOXEL_SPAN)
@@ -163,6 +168,11 @@ def f_to_z(f: NDArray[np.float64], dimension: int, df: float) -> NDArray[np.floa
         lambda a, b: distributions.f_to_z(flat[a:b], dimension, df, out=z[a:b]), f.size, VOXEL_SPAN
     )
     return z.reshape(f.shape)
+
+
+def t_maps_to_z(maps: NDArray[np.float32], df: float) -> None:
+    """Turn maps of t into z, in place: what `t_to_z` gives, as float32."""
+    maps[:] = t_to_z(maps, df)
 
 
 def f_maps_to_z(maps: NDArray[np.float32], dimension: int, df: float) -> None:
@@ -196,18 +206,21 @@ def label(above: NDArray[np.bool_], lattice: Lattice) -> NDArray[np.int32]:
     return labels
 
 
-def unit_tiles(values: NDArray[np.float32], removed: NDArray[np.float64]) -> Units:
+def unit_tiles(
+    values: NDArray[np.float32], removed: NDArray[np.float64], *, narrow: bool = False
+) -> Units:
     """Take a space out of every voxel of ``(n_voxels, n)`` values and scale to unit length.
 
     In float64; the tiles for `sweep` hold float32. ``removed`` is an orthonormal basis, (n, k).
+    Narrow tiles share the voxels equally, so that few are filled up with zeros.
     """
     n_voxels, n = values.shape
-    tiles = np.empty((-(-n_voxels // VOXEL_TILE), n, VOXEL_TILE), dtype=np.float32)
+    n_tiles = -(-n_voxels // VOXEL_TILE)
+    width = -(-n_voxels // (n_tiles * VOXEL_STEP)) * VOXEL_STEP if narrow else VOXEL_TILE
+    tiles = np.empty((n_tiles, n, width), dtype=np.float32)
     columns = np.ascontiguousarray(removed.T)
     _in_blocks(
-        lambda a, b: _write_units(values.T, columns, a, b, tiles[a // VOXEL_TILE]),
-        n_voxels,
-        VOXEL_TILE,
+        lambda a, b: _write_units(values.T, columns, a, b, tiles[a // width]), n_voxels, width
     )
     return Units(tiles, n_voxels)
 

@@ -19,8 +19,9 @@ largest statistic, to the last bit.
 Sums of a BLAS product depend in their last bits on the place of a row and a column in the matrix,
 and on its shape. Hence the one rule of this module: shuffle i of a test is always row i mod 192 of
 a tile of 192 shuffles, voxel v always column v mod 1024 of a tile of 1024 voxels, and tiles are
-always whole, filled up with zeros. Then neither threads, nor the batches in which shuffles come,
-nor the company of other voxels change a bit.
+always whole, filled up with zeros. (Groups of voxels with rows of their own have tiles whose width
+depends on the number of their voxels, and on nothing else.) Then neither threads, nor the batches
+in which shuffles come, nor the company of other voxels change a bit.
 
 References
 ----------
@@ -30,18 +31,20 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpustats.engines import SHUFFLE_TILE, Exceedances, Form, Peaks, Units
+from gpustats.engines import SHUFFLE_TILE, Exceedances, Form, Group, Peaks, Units
 from gpustats.engines.cpu_threads import n_threads, one_blas_thread, share_out
 from gpustats.jit import kernel
 
 VOXEL_TILE = 1024
 """Voxels of a product: with 192 rows it is 768 kB and stays in the cache."""
+TILES_AT_A_TIME = 8
+"""Tiles of a group that a thread is given at a time: enough to make its rows worth it."""
 COSINE_TOLERANCE = np.float32(2.0**-19)
 """Values r and R² this far below the observed one tie with it."""
 RELATIVE_TOLERANCE = np.float32(1e-5)
@@ -80,11 +83,12 @@ def values_of(
     values = np.empty(units.n_voxels, dtype=np.float32)
 
     def work(tiles: Iterator[int]) -> None:
-        products = np.empty((*left.shape[:2], VOXEL_TILE), dtype=np.float32)
+        width = units.tiles.shape[2]
+        products = np.empty((*left.shape[:2], width), dtype=np.float32)
         for tile in tiles:
             _multiply(left, units.tiles[tile], products)
-            start = tile * VOXEL_TILE
-            _write_values(products[0], form, values[start : start + VOXEL_TILE])
+            start = tile * width
+            _write_values(products[0], form, values[start : start + width])
 
     with one_blas_thread():
         share_out(work, len(units.tiles), threads or n_threads())
@@ -167,6 +171,55 @@ def sweep(
     return Peaks(_as_float(upper), _as_float(lower))
 
 
+def sweep_groups(
+    groups: Sequence[Group], *, shuffles: range, threads: int | None = None
+) -> tuple[Peaks, ...]:
+    """Do what `sweep` does for groups of voxels whose rows differ.
+
+    Threads share the tiles of all groups: most groups have only one.
+
+    Parameters
+    ----------
+    groups
+        The voxels and their rows.
+    shuffles
+        Which shuffles of the tile are wanted, without gaps.
+    threads
+        Number of threads; one per core by default.
+
+    Returns
+    -------
+    tuple of Peaks
+        The largest values of every wanted shuffle, group by group.
+    """
+    tasks = [
+        (number, range(first, min(first + TILES_AT_A_TIME, len(group.units.tiles))))
+        for number, group in enumerate(groups)
+        for first in range(0, len(group.units.tiles), TILES_AT_A_TIME)
+    ]
+    least = np.full((len(groups), 2, len(shuffles)), np.iinfo(np.int32).min, dtype=np.int32)
+
+    def work(queue: Iterator[int]) -> NDArray[np.int32]:
+        peaks = least.copy()
+        for number, tiles in (tasks[task] for task in queue):
+            found = _sweep_group(groups[number], shuffles, tiles)
+            np.maximum(peaks[number], found, out=peaks[number])
+        return peaks
+
+    with one_blas_thread():
+        parts = share_out(work, len(tasks), threads or n_threads())
+    return tuple(Peaks(*map(_as_float, peaks)) for peaks in np.maximum.reduce(parts))
+
+
+def _sweep_group(group: Group, shuffles: range, tiles: range) -> NDArray[np.int32]:
+    """Do some tiles of a group; return its `Peaks` as ordered integers."""
+    rows = group.rows()
+    n_rows, n = rows.shape[1:]
+    rows = rows.reshape(-1, _shuffles_per_product(n_rows), n_rows, n)
+    maps = np.empty((0, 0), dtype=np.float32) if group.maps is None else group.maps
+    return _sweep_tiles(rows, group.units, group.form, shuffles, group.exceeding, maps, iter(tiles))
+
+
 def _sweep_tiles(
     rows: NDArray[np.float32],
     units: Units,
@@ -178,11 +231,12 @@ def _sweep_tiles(
 ) -> NDArray[np.int32]:
     """Do the tiles of voxels that one thread draws; return its `Peaks` as ordered integers."""
     per_product, n_rows = rows.shape[1:3]
-    products = np.empty((per_product, n_rows, VOXEL_TILE), dtype=np.float32)
+    width = units.tiles.shape[2]
+    products = np.empty((per_product, n_rows, width), dtype=np.float32)
     peaks = np.full((2, len(shuffles)), np.iinfo(np.int32).min, dtype=np.int32)
     wanted = range(shuffles.start // per_product, -(-shuffles.stop // per_product))
     for tile in tiles:
-        span = tile * VOXEL_TILE, min(tile * VOXEL_TILE + VOXEL_TILE, units.n_voxels)
+        span = tile * width, min(tile * width + width, units.n_voxels)
         for number in wanted:
             _multiply(rows[number], units.tiles[tile], products)
             first = number * per_product - shuffles.start
@@ -199,8 +253,8 @@ def _shuffles_per_product(n_rows: int) -> int:
 def _multiply(
     rows: NDArray[np.float32], tile: NDArray[np.float32], products: NDArray[np.float32]
 ) -> None:
-    """Write the products of ``(shuffles, k, n)`` rows with a tile, ``(shuffles, k, 1024)``."""
-    np.matmul(rows.reshape(-1, rows.shape[2]), tile, out=products.reshape(-1, VOXEL_TILE))
+    """Write the products of ``(shuffles, k, n)`` rows with a tile, ``(shuffles, k, width)``."""
+    np.matmul(rows.reshape(-1, rows.shape[2]), tile, out=products.reshape(-1, tile.shape[1]))
 
 
 def _as_float(ordered: NDArray[np.int32]) -> NDArray[np.float32]:

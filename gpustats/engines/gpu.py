@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gpustats.engines import Array, Engine
 from gpustats.engines.gpu_batches import free_bytes, halved_until_it_fits
-from gpustats.engines.gpu_distributions import f_maps_to_z, f_to_z, t_to_z
+from gpustats.engines.gpu_distributions import f_maps_to_z, f_to_z, t_maps_to_z, t_to_z
 from gpustats.engines.gpu_glm import contrast, regress, unit_tiles
 from gpustats.engines.gpu_shuffles import shuffled_rows
 from gpustats.engines.gpu_spatial import (
@@ -31,7 +31,14 @@ from gpustats.engines.gpu_spatial import (
     tfce_peaks,
     tfce_scores,
 )
-from gpustats.engines.gpu_sweep import VOXEL_TILE, exceedances, statistic_of, sweep, values_of
+from gpustats.engines.gpu_sweep import (
+    VOXEL_TILE,
+    exceedances,
+    statistic_of,
+    sweep,
+    sweep_groups,
+    values_of,
+)
 
 __all__ = [
     "cluster_counts",
@@ -54,6 +61,8 @@ __all__ = [
     "shuffled_rows",
     "statistic_of",
     "sweep",
+    "sweep_groups",
+    "t_maps_to_z",
     "t_to_z",
     "tfce_counts",
     "tfce_peaks",

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from gpustats import cuda
 from gpustats.engines import Regression, Units
 from gpustats.engines.gpu_memory import pinned, resident, voxel_blocks
-from gpustats.engines.gpu_sweep import THREADS, VOXEL_SPAN, VOXEL_TILE, kernels
+from gpustats.engines.gpu_sweep import NARROW_TILE, THREADS, VOXEL_SPAN, VOXEL_TILE, kernels
 
 __all__ = ["contrast", "regress", "unit_tiles"]
 
 COLUMNS = (1, 2, 4, 8)
 """Columns of a basis whose sums a thread keeps in registers, as compiled; more go in turns."""
+FEW_VOXELS = 16 * NARROW_TILE
+"""As many go into narrow tiles, if that is asked for; more fill wide ones well enough."""
 SUBJECTS = 4
 """Subjects whose residuals a thread forms at a time."""
 
@@ -81,15 +83,18 @@ def contrast(
     return effect, variance, t
 
 
-def unit_tiles(values: NDArray[np.float32], removed: NDArray[np.float64]) -> Units:
+def unit_tiles(
+    values: NDArray[np.float32], removed: NDArray[np.float64], *, narrow: bool = False
+) -> Units:
     """Take a space out of every voxel of ``(n_voxels, n)`` values and scale to unit length.
 
     In float64; the tiles for `sweep` hold float32. They stay on the device if that leaves room,
     else they wait in pinned memory of the host. ``removed`` is an orthonormal basis, (n, k).
     """
     n_voxels, n = values.shape
-    shape = (-(-n_voxels // VOXEL_TILE), n, VOXEL_TILE)
-    space = _on_device(removed)
+    width = NARROW_TILE if narrow and n_voxels <= FEW_VOXELS else VOXEL_TILE
+    shape = (-(-n_voxels // width), n, width)
+    space = _on_device(removed, width)
     tiles = resident(shape)
     if tiles is None:
         return Units(_tiles_on_host(values, space, shape), n_voxels)
@@ -104,13 +109,14 @@ def _tiles_on_host(
     """Form one tile at a time on the device and copy it to pinned memory."""
     tiles = pinned(shape)
     tile = cupy.empty(shape[1:], dtype=np.float32)
-    for block, data in voxel_blocks(values, most=VOXEL_TILE):
-        place = block.start % VOXEL_TILE
+    width = shape[2]
+    for block, data in voxel_blocks(values, most=width):
+        place = block.start % width
         if place == 0:
             tile.fill(0)
         _write_units(data, space, block, tile, place)
-        if block.stop == len(values) or place + len(block) == VOXEL_TILE:
-            tile.get(out=tiles[block.start // VOXEL_TILE], blocking=False)
+        if block.stop == len(values) or place + len(block) == width:
+            tile.get(out=tiles[block.start // width], blocking=False)
     cupy.cuda.get_current_stream().synchronize()
     return tiles
 
@@ -120,14 +126,14 @@ def _empty_regression(rank: int, n_voxels: int) -> Regression:
     return Regression(cupy.empty((rank, n_voxels)), cupy.empty(n_voxels))
 
 
-def _on_device(basis: NDArray[np.float64]) -> _Basis:
+def _on_device(basis: NDArray[np.float64], width: int | None = None) -> _Basis:
     """Bring a basis to the device, filled up to whole groups of columns and of subjects."""
     n, rank = basis.shape
     n_columns = next((c for c in COLUMNS if c >= rank), COLUMNS[-1])
     n_groups = -(-rank // n_columns)
     padded = np.zeros((-(-n // SUBJECTS) * SUBJECTS, n_groups * n_columns))
     padded[:n, :rank] = basis
-    return _Basis(cupy.asarray(padded), rank, kernels(n_columns), n_groups)
+    return _Basis(cupy.asarray(padded), rank, kernels(n_columns, width), n_groups)
 
 
 def _regress_block(data: cupy.ndarray, space: _Basis, start: int, regression: Regression) -> None:

@@ -13,7 +13,7 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import cupy
@@ -22,14 +22,24 @@ from cupy import cublas
 from numpy.typing import NDArray
 
 from gpustats import cuda
-from gpustats.engines import SHUFFLE_TILE, Exceedances, Form, Peaks, Units, cpu_sweep
+from gpustats.engines import SHUFFLE_TILE, Exceedances, Form, Group, Peaks, Units, cpu_sweep
 from gpustats.engines.gpu_memory import on_device
 
-__all__ = ["VOXEL_TILE", "exceedances", "statistic_of", "sweep", "values_of"]
+__all__ = [
+    "NARROW_TILE",
+    "VOXEL_TILE",
+    "exceedances",
+    "statistic_of",
+    "sweep",
+    "sweep_groups",
+    "values_of",
+]
 
 VOXEL_TILE = 16384
 """Voxels of a product: with 192 rows it is 12 MiB, which the epilogue finds in the L2 cache, and
 256 squares of 128 by 128, about two for every multiprocessor of the largest GPUs."""
+NARROW_TILE = 256
+"""The same where many groups of few voxels have rows of their own."""
 PRODUCT_ROWS = 8 * SHUFFLE_TILE
 """Most rows of a product, unless one shuffle has more: 96 MiB, so that shuffles of several rows
 share launches whose time the product hides. Depends on nothing: sums keep their order."""
@@ -44,10 +54,13 @@ PEDANTIC_MATH = 2
 statistic_of = cpu_sweep.statistic_of
 
 
-def kernels(n_columns: int = 1) -> cuda.Kernels:
-    """Return the kernels, compiled for so many columns of a basis at a time."""
+def kernels(n_columns: int = 1, width: int | None = None) -> cuda.Kernels:
+    """Return the kernels, compiled for so many columns of a basis and for a width of tiles."""
     return cuda.kernels(
-        "t_statistic", COLUMNS=n_columns, SHUFFLE_TILE=SHUFFLE_TILE, VOXEL_TILE=VOXEL_TILE
+        "t_statistic",
+        COLUMNS=n_columns,
+        SHUFFLE_TILE=SHUFFLE_TILE,
+        VOXEL_TILE=width or VOXEL_TILE,
     )
 
 
@@ -72,7 +85,8 @@ def values_of(rows: cupy.ndarray, units: Units, form: Form) -> NDArray[np.float3
     left = cupy.zeros((_shuffles_per_product(n_rows), n_rows, n), dtype=np.float32)
     left[0] = rows
     values = cupy.empty(units.n_voxels, dtype=np.float32)
-    products, compiled = _empty_products(left), kernels()
+    width = units.tiles.shape[2]
+    products, compiled = _empty_products(left, width), kernels(width=width)
     with _float32_products():
         for start, tile in _tiles(units):
             _multiply(left, tile, products)
@@ -128,7 +142,8 @@ def sweep(
         exceeding = Exceedances(cupy.empty(0, np.float32), False, cupy.empty(0, np.int64))
     if maps is None:
         maps = cupy.empty((0, 0), dtype=np.float32)
-    products, compiled = _empty_products(rows[0]), kernels()
+    width = units.tiles.shape[2]
+    products, compiled = _empty_products(rows[0], width), kernels(width=width)
     peaks = cupy.full((2, len(shuffles)), np.iinfo(np.int32).min, dtype=np.int32)
     wanted = range(shuffles.start // per_product, -(-shuffles.stop // per_product))
     with _float32_products():
@@ -140,6 +155,34 @@ def sweep(
                 _reduce(compiled, products, form, first, span, exceeding, peaks, maps)
     upper, lower = peaks
     return Peaks(_as_float(upper), _as_float(lower))
+
+
+def sweep_groups(groups: Sequence[Group], *, shuffles: range) -> tuple[Peaks, ...]:
+    """Do what `sweep` does for groups of voxels whose rows differ; the host makes their rows.
+
+    Parameters
+    ----------
+    groups
+        The voxels and their rows.
+    shuffles
+        Which shuffles of the tile are wanted, without gaps.
+
+    Returns
+    -------
+    tuple of Peaks
+        The largest values of every wanted shuffle, group by group, on the device.
+    """
+    return tuple(
+        sweep(
+            cupy.asarray(group.rows()),
+            group.units,
+            group.form,
+            shuffles=shuffles,
+            exceeding=group.exceeding,
+            maps=group.maps,
+        )
+        for group in groups
+    )
 
 
 def _shuffles_per_product(n_rows: int) -> int:
@@ -154,12 +197,12 @@ def _tiles(units: Units) -> Iterator[tuple[int, cupy.ndarray]]:
     here = isinstance(units.tiles, cupy.ndarray)
     tiles = units.tiles if here else on_device(units.tiles)
     for number, tile in enumerate(tiles):
-        yield number * VOXEL_TILE, tile
+        yield number * tile.shape[1], tile
 
 
-def _empty_products(rows: cupy.ndarray) -> cupy.ndarray:
+def _empty_products(rows: cupy.ndarray, width: int) -> cupy.ndarray:
     """Return room for the products of ``(shuffles, k, n)`` rows with a tile."""
-    return cupy.empty((*rows.shape[:2], VOXEL_TILE), dtype=np.float32)
+    return cupy.empty((*rows.shape[:2], width), dtype=np.float32)
 
 
 @contextmanager
@@ -177,7 +220,7 @@ def _float32_products() -> Iterator[None]:
 
 def _multiply(rows: cupy.ndarray, tile: cupy.ndarray, products: cupy.ndarray) -> None:
     """Write the products of ``(shuffles, k, n)`` rows with a tile; cuBLAS copies none of them."""
-    left, out = rows.reshape(-1, rows.shape[2]), products.reshape(-1, VOXEL_TILE)
+    left, out = rows.reshape(-1, rows.shape[2]), products.reshape(-1, tile.shape[1])
     cublas.gemm("N", "N", left, tile, out=out)
 
 
@@ -200,7 +243,7 @@ def _reduce(
     wanted = slice(max(first, 0), min(first + len(products), peaks.shape[1]))
     compiled.launch(
         "t_statistic_peaks",
-        -(-min(n_voxels - start, VOXEL_TILE) // VOXEL_SPAN),
+        -(-min(n_voxels - start, products.shape[2]) // VOXEL_SPAN),
         THREADS,
         products[wanted.start - first : wanted.stop - first],
         wanted.stop - wanted.start,
@@ -226,7 +269,7 @@ def _write_values(
     """Form what is compared of the first shuffle, at the voxels of a tile."""
     compiled.launch(
         "t_statistic_values",
-        -(-VOXEL_TILE // (4 * 256)),
+        -(-products.shape[2] // (4 * 256)),
         256,
         products,
         *_of_form(products, form),

@@ -40,6 +40,7 @@ def fit_checks() -> Iterator[Check]:
     yield Check("t_to_z, many subjects", _t_to_z, _t_to_z_plain, Z, Z, (1e5, 30.0))
     yield Check("t_to_z, far tail", _t_to_z, _t_to_z_plain, Z, Z, (1.0, 1e150))
     yield Check("f_to_z", _f_to_z, _f_to_z_plain, Z, Z)
+    yield Check("t_maps_to_z", _t_maps_to_z, _t_maps_to_z_plain, ROUNDED_Z, ROUNDED_Z)
     yield Check("f_maps_to_z", _f_maps_to_z, _f_to_z_plain, ROUNDED_Z, ROUNDED_Z)
 
 
@@ -128,6 +129,18 @@ def _t(sample: Sample, largest: float) -> NDArray[np.float64]:
     exponents = sample.rng(3).uniform(-6, np.log10(largest), 1000)
     sizes = np.append(10**exponents, 0.0)
     return np.stack([sizes, -sizes])
+
+
+def _t_maps_to_z(machine: Machine, sample: Sample) -> Arrays:
+    """Turn maps of t into z, in place."""
+    maps = machine.engine.to_device(_t(sample, 8.0).astype(np.float32))
+    machine.engine.t_maps_to_z(maps, DF)
+    return (machine.engine.to_host(maps),)
+
+
+def _t_maps_to_z_plain(sample: Sample) -> Arrays:
+    """Turn t as float32 holds them into z."""
+    return (plain.t_to_z(_t(sample, 8.0).astype(np.float32).astype(np.float64), DF),)
 
 
 def _f_to_z(machine: Machine, sample: Sample) -> Arrays:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.linalg import hadamard
 
 from gpustats.design import Design
-from gpustats.engines import SHUFFLE_TILE, Form
+from gpustats.engines import SHUFFLE_TILE, Form, Group
 from gpustats.glm import group_mean
 from gpustats.partition import Projection, partition, projection
 from gpustats.selftest import plain
@@ -61,6 +62,7 @@ def shuffle_checks() -> Iterator[Check]:
     for name in ROWS:
         yield Check(f"shuffled_rows, {name}", _rows, _rows_plain, EQUAL, EQUAL, (name,))
     yield Check("unit_tiles", _unit_tiles, _unit_tiles_plain, ROUNDED, ROUNDED)
+    yield Check("sweep_groups", _groups, _groups_plain, PRODUCTS, PRODUCTS)
     for name in WEIGHTS:
         yield Check(f"sweep, {name}", _sweep, _sweep_plain, PRODUCTS, PRODUCTS, (name,))
         yield Check(f"sweep in parts, {name}", _in_parts, _no_difference, EQUAL, EQUAL, (name,))
@@ -172,6 +174,31 @@ def _sweep_plain(sample: Sample, name: str) -> Arrays:
     maps = np.array([plain.statistic_by_refit(residuals, rows, swept.form) for rows in shuffles])
     extremes = maps.max(axis=1), -maps.min(axis=1)
     return maps[0], maps, *extremes[: 1 if swept.form.is_f else 2]
+
+
+def _groups(machine: Machine, sample: Sample) -> Arrays:
+    """Compute maps and largest values of the first shuffles of all forms at once."""
+    engine, groups = machine.engine, []
+    for name in WEIGHTS:
+        swept = _swept(sample, name)
+        units = engine.unit_tiles(swept.values, swept.rule.removed, narrow=True)
+        observed = engine.values_of(engine.to_device(swept.tile[0]), units, swept.form)
+        exceeding = engine.exceedances(observed, swept.form, two_sided=False)
+        maps = engine.empty_maps(N_REFITTED, units.n_voxels)
+        rows = partial(swept.rule.rows, swept.plan, range(SHUFFLE_TILE))
+        groups.append(Group(units, swept.form, rows, exceeding, maps))
+    peaks = engine.sweep_groups(groups, shuffles=range(N_REFITTED))
+    pairs = list(zip(groups, peaks, strict=True))
+    return (
+        *(engine.to_host(group.maps) for group in groups),
+        *(engine.statistic_of(engine.to_host(one.upper), group.form) for group, one in pairs),
+    )
+
+
+def _groups_plain(sample: Sample) -> Arrays:
+    """Fit every shuffle again, form by form."""
+    found = [_sweep_plain(sample, name) for name in WEIGHTS]
+    return *(maps for _, maps, *_ in found), *(upper for _, _, upper, *_ in found)
 
 
 def _in_parts(machine: Machine, sample: Sample, name: str) -> Arrays:
