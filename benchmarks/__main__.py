@@ -21,6 +21,7 @@ WORKLOADS = {
         "calibration",
         "stacking",
         "cohorts",
+        "distributed",
         "gpu",
     )
 }

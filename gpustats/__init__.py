@@ -13,8 +13,9 @@ from gpustats.fits import Fit
 from gpustats.glm import fit
 from gpustats.inference import permutation_test
 from gpustats.maps import Maps, load_maps
+from gpustats.merging import merge
 from gpustats.nonparametric import non_parametric_inference
-from gpustats.outcomes import Inference, merge
+from gpustats.outcomes import Inference
 from gpustats.permutation_outputs import save_maps
 from gpustats.presets import compat
 from gpustats.report import Report, make_glm_report, view_img

@@ -18,9 +18,10 @@ from gpustats.cli_results import (
     with_run,
     write_results,
 )
-from gpustats.outcomes import Inference, merge
+from gpustats.environment import versions
+from gpustats.merging import Merger
+from gpustats.outcomes import Inference
 from gpustats.outputs import result_folder
-from gpustats.thresholding import ThresholdRule
 
 
 def add_merge(commands: Any) -> None:
@@ -39,49 +40,64 @@ def add_merge(commands: Any) -> None:
         help=f"files, or folders with files {PART_PREFIX}*.npz",
     )
     cli_options.add_output(merging)
+    cli_options.add_allow_mixed(merging)
     merging.set_defaults(run=_merge)
 
 
 def _merge(options: argparse.Namespace) -> None:
-    """Put parts together, and write the results."""
+    """Put parts together, one by one, and write the results."""
     started = time.perf_counter()
-    parts = {path: load_inference(path) for path in _part_files(options.parts)}
-    rule = _common_rule(parts)
-    inference = merge(parts.values())
-    run = inference.settings["run"]
-    whole = {"shuffles": None, "shard": None, "output_dir": str(options.output_dir)}
-    run = {
-        **run,
-        "command": "merge",
-        "parameters": {**run["parameters"], **whole},
-        "parts": [
-            {"file": str(path), "seconds": part.settings["run"]["seconds"]}
-            for path, part in parts.items()
-        ],
-    }
+    merger = Merger(allow_mixed=options.allow_mixed)
+    runs: dict[Path, Mapping[str, Any]] = {}
+    for path in _part_files(options.parts):
+        part = load_inference(path)
+        runs[path] = part.settings.get("run", {})
+        _check_rule(runs)
+        merger.add(part, str(path))
+    inference = merger.whole()
+    run = _run_of_all(runs, inference, options)
     with result_folder(options.output_dir) as partial:
         inference = with_run(inference, run)
+        rule = survival_rule(run["parameters"])
         summary = write_results(partial, inference, rule, started)
         save_inference(inference, partial / file_of(None))
     print_summary(summary, options.output_dir)
 
 
-def _common_rule(parts: Mapping[Path, Inference]) -> ThresholdRule:
-    """Return which voxels count by the options of all parts, if these agree."""
-    rules = set()
-    for path, part in parts.items():
-        if "run" not in part.settings:
-            raise ValueError(
-                f"{path}: not written by gpustats permute; use gpustats.merge in Python"
-            )
-        chosen = part.settings["run"]["parameters"]
-        rules.add((survival_rule(chosen), chosen["min_distance"]))
+def _check_rule(runs: Mapping[Path, Mapping[str, Any]]) -> None:
+    """Refuse parts of the command line whose options say differently which voxels count."""
+    chosen = [run["parameters"] for run in runs.values() if run]
+    rules = {(survival_rule(one), one["min_distance"]) for one in chosen}
     if len(rules) > 1:
         raise ValueError(
-            "the parts were computed with different --alpha, --cluster-threshold, "
-            "--connectivity, --one-sided or --min-distance; they must agree"
+            f"{list(runs)[-1]} was computed with different --alpha, --cluster-threshold, "
+            "--connectivity, --one-sided or --min-distance than the parts before; "
+            "they must agree"
         )
-    return rules.pop()[0]
+
+
+def _run_of_all(
+    runs: Mapping[Path, Mapping[str, Any]], inference: Inference, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Return what the command line knows of the whole; of parts from Python it is little."""
+    known = next((run for run in runs.values() if run), None)
+    if known is None:
+        known = {
+            "versions": versions(),
+            "engine": inference.settings["engine"],
+            "parameters": {
+                **cli_options.SURVIVAL,
+                "one_sided": not any(outcome.two_sided for outcome in inference.outcomes),
+            },
+            "data": {"n_voxels": inference.grid.n_voxels},
+        }
+    whole = {"shuffles": None, "shard": None, "output_dir": str(options.output_dir)}
+    return {
+        **known,
+        "command": "merge",
+        "parameters": {**known["parameters"], **whole},
+        "parts": [{"file": str(path), "seconds": run.get("seconds")} for path, run in runs.items()],
+    }
 
 
 def _part_files(given: Sequence[Path]) -> list[Path]:

@@ -8,6 +8,15 @@ from typing import Any
 
 from gpustats.memory import parse_bytes
 
+SURVIVAL: dict[str, Any] = {
+    "alpha": 0.05,
+    "cluster_threshold": 0,
+    "connectivity": 6,
+    "one_sided": False,
+    "min_distance": 8.0,
+}
+"""Which voxels count of a permutation test, unless it is said otherwise."""
+
 
 def add_maps(command: Any) -> None:
     """Add the maps, and where results go."""
@@ -41,6 +50,31 @@ def add_memory(group: Any) -> None:
         type=size_in_bytes,
         metavar="2G",
         help="what working on a store may take; half of what is free if absent",
+    )
+
+
+def add_machines(group: Any) -> None:
+    """Add what says which workers of a Dask cluster compute."""
+    where = group.add_mutually_exclusive_group()
+    where.add_argument(
+        "--dask",
+        metavar="ADDRESS",
+        help="spread the shuffles over the workers of the Dask scheduler there, tcp://host:port; "
+        "each computes on --device, GPUs as CUDA_VISIBLE_DEVICES shares them out (dask-cuda)",
+    )
+    where.add_argument(
+        "--dask-local", type=int, metavar="N", help="over N processes that share these cores"
+    )
+    add_allow_mixed(group)
+
+
+def add_allow_mixed(group: Any) -> None:
+    """Add whether machines may differ."""
+    group.add_argument(
+        "--allow-mixed",
+        action="store_true",
+        help="let processors, libraries or devices differ: maxima then agree to 1e-5, not to the "
+        "last bit",
     )
 
 
@@ -83,13 +117,12 @@ def add_model(group: Any) -> None:
 
 def add_survival(group: Any, alpha: float) -> None:
     """Add what says which voxels count, however their height is controlled."""
-    group.add_argument("--alpha", type=float, default=alpha, help="default: %(default)s")
-    group.add_argument("--cluster-threshold", type=int, default=0, metavar="VOXELS")
-    group.add_argument("--connectivity", type=int, choices=[6, 18, 26], default=6)
+    group.add_argument("--alpha", type=float, help="default: %(default)s")
+    group.add_argument("--cluster-threshold", type=int, metavar="VOXELS")
+    group.add_argument("--connectivity", type=int, choices=[6, 18, 26])
     group.add_argument("--one-sided", action="store_true", help="only positive values count")
-    group.add_argument(
-        "--min-distance", type=distance, default=8.0, metavar="MM", help="of sub-peaks"
-    )
+    group.add_argument("--min-distance", type=distance, metavar="MM", help="of sub-peaks")
+    group.set_defaults(**SURVIVAL | {"alpha": alpha})
 
 
 def size_in_bytes(word: str) -> int:

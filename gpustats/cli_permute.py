@@ -33,6 +33,7 @@ from gpustats.cli_results import (
     write_results,
 )
 from gpustats.contrasts import Contrast
+from gpustats.crew import cluster
 from gpustats.engines import resolve
 from gpustats.enhancements import ClusterExtent, ClusterMass, Statistic, Tfce, Voxelwise
 from gpustats.environment import versions
@@ -50,6 +51,7 @@ examples:
   gpustats permute con.nii.gz --design participants.tsv --columns age --intercept --contrast age \\
       --statistics cluster-mass --cluster-forming-p 0.001 --cluster-connectivity 26
   gpustats permute cohort.zarr --memory 2G --checkpoint unfinished    (goes on after a kill)
+  gpustats permute cohort.zarr --dask-local 4    (or --dask tcp://HOST:PORT)
   gpustats permute con.nii.gz --shard 3/20    (on 20 machines, then: gpustats merge FOLDER)
 """
 
@@ -86,6 +88,7 @@ def add_permute(commands: Any) -> None:
     _add_shuffles(permute.add_argument_group("shuffles"))
     _add_survival_of_kills(permute.add_argument_group("long runs"))
     cli_options.add_device(permute)
+    cli_options.add_machines(permute.add_argument_group("many machines"))
     permute.set_defaults(run=_permute)
 
 
@@ -155,27 +158,33 @@ def _permute(options: argparse.Namespace) -> None:
     design = make_design(options, table, group)
     contrasts = make_contrasts(options, design)
     _check_unit(options, contrasts)
-    with result_folder(options.output_dir) as partial, _said_when_interrupted(options.checkpoint):
+    with (
+        cluster(options.dask, options.dask_local) as client,
+        result_folder(options.output_dir) as partial,
+    ):
         maps = read_maps(options, group)
-        inference = permutation_test(
-            maps,
-            design,
-            {contrast.name: contrast for contrast in contrasts},
-            statistics=statistics,
-            n_permutations=options.n_permutations,
-            two_sided=False if options.one_sided else None,
-            seed=options.seed,
-            shuffles=part,
-            blocks=blocks,
-            block_exchange=options.block_exchange,
-            errors=options.errors,
-            scheme=options.scheme,
-            uncorrected=options.uncorrected,
-            device=options.device,
-            memory=options.memory,
-            checkpoint=options.checkpoint,
-            checkpoint_seconds=options.checkpoint_seconds,
-        )
+        with _said_when_interrupted(options.checkpoint):
+            inference = permutation_test(
+                maps,
+                design,
+                {contrast.name: contrast for contrast in contrasts},
+                statistics=statistics,
+                n_permutations=options.n_permutations,
+                two_sided=False if options.one_sided else None,
+                seed=options.seed,
+                shuffles=part,
+                blocks=blocks,
+                block_exchange=options.block_exchange,
+                errors=options.errors,
+                scheme=options.scheme,
+                uncorrected=options.uncorrected,
+                device=options.device,
+                memory=options.memory,
+                checkpoint=options.checkpoint,
+                checkpoint_seconds=options.checkpoint_seconds,
+                client=client,
+                allow_mixed=options.allow_mixed,
+            )
         run = {
             "command": "permute",
             "versions": versions(),

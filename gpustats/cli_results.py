@@ -74,7 +74,8 @@ def write_results(
 def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
     """Tell what was found and where it is."""
     data = summary["data"]
-    print(f"{data['n_subjects']} maps, {data['n_voxels']:,} voxels")
+    n_maps = f"{data['n_subjects']} maps, " if "n_subjects" in data else ""
+    print(f"{n_maps}{data['n_voxels']:,} voxels")
     for contrast in summary["contrasts"]:
         print(f"{contrast['name']}: {contrast['shuffles']['description']}")
         for found in contrast["statistics"]:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+
+THREADS = "GPUSTATS_THREADS"
+"""The environment variable that says how many cores to use at most."""
 
 PACKAGES = ("gpustats", "numpy", "scipy", "numba", "nibabel", "pandas", "nilearn")
 
@@ -25,7 +30,34 @@ class Terminated(KeyboardInterrupt):
 
 
 def n_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return how many cores this process may use: those it has, at most ``GPUSTATS_THREADS``.
+
+    Raises
+    ------
+    ValueError
+        If the environment variable is no number of cores.
+    """
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        there = len(os.sched_getaffinity(0))
+    else:
+        there = os.cpu_count() or 1
+    most = os.environ.get(THREADS)
+    if not most:
+        return there
+    if not most.isdecimal() or int(most) == 0:
+        raise ValueError(f"{THREADS} must be a number of cores, 1 or more, got {most!r}")
+    return min(there, int(most))
+
+
+@contextmanager
+def using_cores(most: int) -> Iterator[None]:
+    """Let this process use so many cores at most for a while, all its threads together."""
+    before = os.environ.get(THREADS)
+    os.environ[THREADS] = str(min(most, n_cores()))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[THREADS]
+        else:
+            os.environ[THREADS] = before

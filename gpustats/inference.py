@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpustats import fingerprints
+from gpustats import distributed, fingerprints
 from gpustats.checkpoints import Checkpoint, Nowhere
 from gpustats.cohort import Cohort
 from gpustats.contrast_maps import ContrastMaps
+from gpustats.crew import crew_of
 from gpustats.design import Design
 from gpustats.engines import resolve
 from gpustats.enhancements import Statistic, Voxelwise
@@ -34,7 +35,10 @@ from gpustats.planning import Choices, described, described_maps, named_contrast
 from gpustats.progress import counted
 from gpustats.shuffles import Shard
 from gpustats.stored import StoredMaps
-from gpustats.sweeping import Keeper
+from gpustats.sweeping import Finish, Keeper
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 logger = logging.getLogger("gpustats")
 
@@ -58,6 +62,8 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     memory: str | int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 60.0,
+    client: Client | None = None,
+    allow_mixed: bool = False,
 ) -> Inference:
     """Test contrasts at every voxel by permutation, controlling the family-wise error rate.
 
@@ -104,7 +110,7 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
     memory
         What the test of a store may take, ``"2G"`` or a number of bytes; half of what is free by
-        default.
+        default. With a client, what each worker may.
     checkpoint
         A folder in which to keep what is done. If it holds a checkpoint of this very test, the
         test goes on from there; the result has the same bits. It stays when the test is done,
@@ -112,6 +118,15 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     checkpoint_seconds
         How old a checkpoint must be to be replaced, after a step: some shuffles of a block of
         voxels, or a batch of maps.
+
+    client
+        Of a Dask cluster, to spread the shuffles over its workers, each on as many cores as it
+        has threads; GPUs are shared out by ``CUDA_VISIBLE_DEVICES``, as dask-cuda does. What is
+        lost with a worker is computed again by another, and given up once four workers were
+        lost with the same range. The result has the bits of one process's.
+    allow_mixed
+        Whether workers may differ in processor, libraries or device, of which the last bits
+        depend: maxima then agree to 1e-5.
 
     Returns
     -------
@@ -122,12 +137,15 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     ------
     ValueError
         If maps, design, blocks or an option do not fit, a contrast is not estimable, F is to be
-        two-sided, no shuffle changes the design, the memory is too little, or the checkpoint is
-        damaged or of another test.
+        two-sided, no shuffle changes the design, the memory is too little, the checkpoint is
+        damaged or of another test, or workers differ.
+    TypeError
+        If the client is none.
     DeviceError
         If the device is not there.
     OSError
-        If a store cannot be read, or a checkpoint cannot be written.
+        If a store cannot be read, a checkpoint cannot be written, the scheduler of the client is
+        lost, or worker after worker.
 
     Notes
     -----
@@ -162,6 +180,7 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     engine, budget = resolve(device), parse_bytes(memory)
     design = design_for(maps, design)
     contrasts = named_contrasts(design, contrast)
+    crew = crew_of(client, device, allow_mixed=allow_mixed, alone=checkpoint is not None)
     tasks = choices.tasks(maps, design, contrasts.values(), engine, budget)
     told = choices.as_settings()
     settings = {**told, **described(tasks)}
@@ -172,17 +191,31 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     identity = {**print_, **told, "range": [str(task.indices) for task in tasks]}
     del identity["settings"]  # each of them is told by its name
     keepers = _keepers(checkpoint, identity, checkpoint_seconds, len(tasks))
-    outcomes: list[Outcome] = []
-    reported: dict[str, ContrastMaps] = {}
+    tests = (ContrastTest(fitted, task, statistics, uncorrected) for task in tasks)
     with counted(sum(len(task.indices) for task in tasks)) as finish:
-        for task, keeper in zip(tasks, keepers, strict=True):
-            test = ContrastTest(fitted, task, statistics, uncorrected)
-            outcomes += test.run(finish, keeper)
-            reported[task.contrast.name] = test.reported
+        outcomes, reported = (
+            distributed.spread(crew, list(tests), finish, memory=budget)
+            if crew
+            else _here(tests, keepers, finish)
+        )
+    if crew:
+        print_["engine"], settings["workers"] = crew.engine, crew.size
     found = {"engine": engine.describe(), **described_maps(fitted.maps)}
     if fitted.plan is not None:
         found["plan"] = {"fit": fitted.plan.as_settings(), **plans_of(tasks)}
     return Inference(tuple(outcomes), fitted.maps.grid, {**settings, **found}, print_, reported)
+
+
+def _here(
+    tests: Iterable[ContrastTest], keepers: Sequence[Keeper], finish: Finish
+) -> tuple[list[Outcome], dict[str, ContrastMaps]]:
+    """Test contrasts in this process, one after the other; the data of one at a time."""
+    outcomes: list[Outcome] = []
+    reported: dict[str, ContrastMaps] = {}
+    for test, keeper in zip(tests, keepers, strict=True):
+        outcomes += test.run(finish, keeper)
+        reported[test.task.contrast.name] = test.reported
+    return outcomes, reported
 
 
 def _keepers(

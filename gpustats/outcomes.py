@@ -1,10 +1,9 @@
-"""What a permutation test yields: observed scores, null maxima, p; and how parts become whole."""
+"""What a permutation test yields: observed scores, null maxima, p."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import reduce
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -135,26 +134,6 @@ class Outcome:
                 "computed; merge the results of all ranges first"
             )
 
-    def joined(self, later: Outcome) -> Outcome:
-        """Return the outcome of this range and the one after it."""
-        stop, start = self.indices.stop, later.indices.start
-        if stop != start:
-            word = "overlap at" if start < stop else "leave a gap between"
-            raise ValueError(
-                f"ranges of shuffles {word} {min(start, stop)} and {max(start, stop)}; "
-                "each shuffle must be there once"
-            )
-        counts = None
-        if self.counts is not None and later.counts is not None:
-            counts = self.counts + later.counts
-        return replace(
-            self,
-            indices=range(self.indices.start, later.indices.stop),
-            maxima=np.concatenate([self.maxima, later.maxima]),
-            null_maxima=np.concatenate([self.null_maxima, later.null_maxima]),
-            counts=counts,
-        )
-
 
 @dataclass(frozen=True, eq=False)
 class Inference:
@@ -223,48 +202,3 @@ class Inference:
             tolerance = RELATIVE_TOLERANCE * np.maximum(np.abs(scores), 1)
             corrected[outcome.contrast.name] = empirical_p(scores, joint, tolerance=tolerance)
         return corrected
-
-
-def merge(inferences: Iterable[Inference]) -> Inference:
-    """Put results of different ranges of shuffles together.
-
-    Parameters
-    ----------
-    inferences
-        Results of `permutation_test` with different ``shuffles``, in any order.
-
-    Returns
-    -------
-    Inference
-        Exactly what one run over all of the ranges would have given.
-
-    Raises
-    ------
-    ValueError
-        If there are none, their fingerprints differ (the message says in what), or their ranges
-        overlap or leave a gap.
-    """
-    parts = sorted(inferences, key=lambda part: part.outcomes[0].indices.start)
-    if not parts:
-        raise ValueError("nothing to merge; give at least one result")
-    for part in parts[1:]:
-        _check_fingerprints(parts[0].fingerprint, part.fingerprint)
-    return reduce(_joined, parts)
-
-
-def _joined(before: Inference, after: Inference) -> Inference:
-    """Join two results whose ranges follow each other."""
-    pairs: Sequence[tuple[Outcome, Outcome]] = list(
-        zip(before.outcomes, after.outcomes, strict=True)
-    )
-    return replace(before, outcomes=tuple(one.joined(other) for one, other in pairs))
-
-
-def _check_fingerprints(one: Mapping[str, str], other: Mapping[str, str]) -> None:
-    """Refuse results of different runs, and say in what they differ."""
-    different = [name for name in one if one[name] != other.get(name)]
-    if different:
-        raise ValueError(
-            "results of different runs cannot be merged; they differ in "
-            + ", ".join(f"{name} ({one[name]} and {other.get(name)})" for name in different)
-        )

@@ -13,7 +13,7 @@ from gpustats import Design
 from gpustats.archives import FORMAT, HEADER, load_inference, save_inference
 from gpustats.enhancements import ClusterMass, Tfce, Voxelwise
 from gpustats.inference import permutation_test
-from gpustats.outcomes import merge
+from gpustats.merging import merge
 
 OUTCOME = ("observed", "limits", "maxima", "null_maxima", "counts")
 MAPS = ("effect", "variance", "statistic", "z", "p")

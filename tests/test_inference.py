@@ -12,7 +12,7 @@ from gpustats.engines import cpu as cpu_engine
 from gpustats.enhancements import ClusterExtent, ClusterMass, Tfce, Voxelwise
 from gpustats.inference import permutation_test
 from gpustats.maps import Maps
-from gpustats.outcomes import merge
+from gpustats.merging import merge
 from gpustats.shuffles import Shuffles
 
 EVERYTHING = (
@@ -209,11 +209,13 @@ def test_a_part_gives_no_p(covariate):
 
 def test_merging_refuses_gaps_overlaps_and_other_runs(covariate):
     first, second = covariate(shuffles=range(50)), covariate(shuffles=range(60, 420))
-    with pytest.raises(ValueError, match="leave a gap between 50 and 60"):
+    with pytest.raises(ValueError, match="gap between 50 and 60, after result 1 and before"):
         merge([first, second])
-    with pytest.raises(ValueError, match="overlap at 40 and 50"):
-        merge([first, covariate(shuffles=range(40, 420))])
-    with pytest.raises(ValueError, match="they differ in settings"):
+    with pytest.raises(ValueError, match="overlap at 40: result 2 has 0 to 50, result 1 40"):
+        merge([covariate(shuffles=range(40, 420)), first])
+    with pytest.raises(ValueError, match="overlap at 60: result 3 has 55 to 65"):
+        merge([first, second, covariate(shuffles=range(55, 65))])
+    with pytest.raises(ValueError, match="result 1 and result 2: .* they differ in settings"):
         merge([first, covariate(shuffles=range(50, 420), seed=1)])
     with pytest.raises(ValueError, match="nothing to merge"):
         merge([])

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -509,23 +510,63 @@ def test_parts_that_do_not_fit_are_one_line_and_leave_nothing(run, tmp_path, fil
     (tmp_path / "empty").mkdir()
     by_hand = tmp_path / "by_hand.npz"
     save_inference(permutation_test(group, n_permutations=60, device="cpu"), by_hand)
+    across, late = part("--shuffles", "10:60"), part("--shuffles", "31:60")
+    reseeded = part("--shard", "2/2", "--seed", "1")
     for words, message in [
         ([first], "shuffles 0 to 30 of 60 were computed; merge the results of all ranges first"),
         ([second], "shuffles 30 to 60 of 60 were computed"),
-        ([first, second, part("--shuffles", "10:60")], "ranges of shuffles overlap at 10"),
-        ([first, part("--shuffles", "31:60")], "leave a gap between 30 and 31"),
-        ([first, part("--shard", "2/2", "--seed", "1")], "they differ in settings"),
+        ([first, second, across], f"ranges of shuffles overlap at 10: {first} has 0 to 30, "),
+        ([first, late], f"leave a gap between 30 and 31, after {first} and before {late};"),
+        ([first, reseeded], f"{first} and {reseeded}: results of different runs cannot be merged"),
+        ([first, reseeded], "they differ in settings"),
         ([first, part("--shard", "2/2", "--one-sided")], "computed with different --alpha"),
         ([first, part("--shard", "2/2", "--alpha", "0.01")], "computed with different --alpha"),
         ([first, cut_short], "cut.npz: not a whole result of a permutation test"),
         ([first, tmp_path / "nowhere.npz"], "nowhere.npz: no such file"),
         ([tmp_path / "empty"], "empty: no file in this folder is called inference_*.npz"),
-        ([first, by_hand], "by_hand.npz: not written by gpustats permute"),
+        ([first, by_hand], f"{first} and {by_hand}: results of different runs cannot be merged"),
     ]:
         status, line = fails(run, "merge", *words)
         assert status == 2
         assert message in line
         assert os.listdir() == []
+
+
+def test_parts_saved_from_python_merge_too(run, tmp_path, files, group):
+    def in_python(indices):
+        return permutation_test(group, shuffles=indices, n_permutations=60, device="cpu")
+
+    whole = in_python(None)
+    for number, indices in enumerate([range(20), range(20, 60)]):
+        save_inference(in_python(indices), tmp_path / f"inference_{number}.npz")
+    status, out, _ = run("merge", tmp_path)
+    assert status == 0
+    assert out.startswith(f"{group.n_voxels:,} voxels\n")
+    check_files(whole["voxelwise"], group.grid)
+    assert result()["contrasts"][0]["alpha"] == 0.05
+    assert [part["seconds"] for part in result()["parts"]] == [None, None]
+    # the rest of the shuffles may as well come from the command line
+    words = ["--statistics", "voxelwise", "--n-permutations", "60", "--alpha", "0.2"]
+    assert run("permute", *files, *words, "--shuffles", "20:60", "--output-dir", "parts")[0] == 0
+    parts = [tmp_path / "inference_0.npz", "parts/inference_shuffles-20to60.npz"]
+    status, _, err = run("merge", *parts, "--output-dir", "both")
+    assert (status, err) == (0, "")
+    check_files(whole["voxelwise"], group.grid, "both")
+    assert result("both")["contrasts"][0]["alpha"] == 0.2
+
+
+def test_parts_of_other_engines_merge_on_request(run, tmp_path, group):
+    for number, indices in enumerate([range(20), range(20, 60)]):
+        part = permutation_test(group, shuffles=indices, n_permutations=60, device="cpu")
+        engine = {"engine": f"engine {number}"}
+        part = replace(part, fingerprint={**part.fingerprint, **engine})
+        save_inference(part, tmp_path / f"inference_{number}.npz")
+    status, line = fails(run, "merge", tmp_path)
+    assert status == 2
+    assert "they differ in engine (engine 0 and engine 1); allow mixed engines" in line
+    assert run("merge", tmp_path, "--allow-mixed")[0] == 0
+    assert result()["fingerprint"]["engine"] == "engine 0 and engine 1"
+    check_files(permutation_test(group, n_permutations=60, device="cpu")["voxelwise"], group.grid)
 
 
 def test_parts_of_one_and_two_sided_tests_are_told_apart(group):
