@@ -72,13 +72,13 @@ def _check_stored(options: argparse.Namespace, store: Path) -> None:
         )
 
 
-def find_files(options: argparse.Namespace) -> GroupInput:
+def find_files(options: argparse.Namespace, *, at_least: int = 2) -> GroupInput:
     """Return the maps: files, or those that a table names, relative to it."""
     first = options.maps[0]
     if len(options.maps) > 1 or first.suffix.lower() not in (".tsv", ".csv"):
         if options.map_name is not None:
             raise ValueError("--map-name speaks of a table of maps; give one as MAPS")
-        return group_input(first if len(options.maps) == 1 else options.maps)
+        return group_input(first if len(options.maps) == 1 else options.maps, at_least=at_least)
     table = read_table(first)
     if "map_name" not in table.columns:
         table["map_name"] = "map"
@@ -87,7 +87,7 @@ def find_files(options: argparse.Namespace) -> GroupInput:
             first.parent / path if isinstance(path, str) else None
             for path in table["effects_map_path"]
         ]
-    return group_input(table)
+    return group_input(table, at_least=at_least)
 
 
 def read_maps(options: argparse.Namespace, group: Group) -> Maps | Cohort:

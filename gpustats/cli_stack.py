@@ -96,7 +96,7 @@ def _stack(options: argparse.Namespace) -> None:
 def _given_maps(options: argparse.Namespace) -> tuple[Any, Any]:
     """Return the maps, and their labels if a table has them."""
     if len(options.maps) == 1 and options.maps[0].suffix.lower() in (".tsv", ".csv"):
-        group = find_files(options)
+        group = find_files(options, at_least=1)
         return group.images(options.map_name), group.subjects
     if options.map_name is not None:
         raise ValueError("--map-name speaks of a table of maps; give one as MAPS")

@@ -52,7 +52,7 @@ class GroupInput(Protocol):
         ...
 
 
-def group_input(second_level_input: Any) -> GroupInput:
+def group_input(second_level_input: Any, *, at_least: int = 2) -> GroupInput:
     """Recognise what a second level is to be computed from.
 
     Parameters
@@ -61,18 +61,19 @@ def group_input(second_level_input: Any) -> GroupInput:
         A table with the columns ``subject_label``, ``map_name`` and ``effects_map_path``; a list
         of fitted first-level models (anything with nilearn's ``compute_contrast``); a list or
         Series of images or paths; or one 4D image.
+    at_least
+        How many maps there must be.
 
     Raises
     ------
     TypeError
         If it is none of these.
     ValueError
-        If models are not fitted, labels repeat, columns are missing, or there are fewer than
-        two maps.
+        If models are not fitted, labels repeat, columns are missing, or there are too few maps.
     """
     group = _recognised(second_level_input)
-    if group.n_maps < 2:
-        raise ValueError(f"a group needs at least 2 maps, got {group.n_maps}")
+    if group.n_maps < at_least:
+        raise ValueError(f"a group needs at least {at_least} maps, got {group.n_maps}")
     return group
 
 

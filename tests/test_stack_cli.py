@@ -54,6 +54,17 @@ def test_appending_and_going_on(run, files, mask, maps):
     assert np.array_equal(Cohort.open("cohort.zarr").read(), maps.values)
 
 
+def test_one_more_subject(run, tmp_path, files, mask, maps):
+    assert run("stack", *files[:10], "--mask", mask, "-o", "cohort.zarr")[0] == 0
+    assert run("stack", files[10], "--append", "-o", "cohort.zarr")[0] == 0
+    row = {"subject_label": ["sub-12"], "effects_map_path": [files[11]]}
+    pd.DataFrame(row).to_csv(tmp_path / "last.tsv", sep="\t", index=False)
+    assert run("stack", tmp_path / "last.tsv", "--append", "-o", "cohort.zarr")[0] == 0
+    cohort = Cohort.open("cohort.zarr")
+    assert cohort.subjects[9:] == ("sub-10", "sub-11", "sub-12")
+    assert np.array_equal(cohort.read(), maps.values)
+
+
 def test_bad_files_are_left_out_on_request(run, files, mask, maps):
     files[4].write_text("hello")
     files[7].unlink()
