@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gpustats.engines import resolve
-from gpustats.environment import n_cores, versions
+from gpustats.environment import n_cores, version_of
 
 if TYPE_CHECKING:
     from distributed import Client, Worker
@@ -34,7 +34,7 @@ class Kind(NamedTuple):
 
 def kind_of_machine(device: str) -> Kind:
     """Say what kind of machine this process runs on."""
-    return Kind(versions()["gpustats"], resolve(device).fingerprint())
+    return Kind(version_of("gpustats"), resolve(device).fingerprint())
 
 
 class Crew:

@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 THREADS = "GPUSTATS_THREADS"
@@ -16,13 +17,17 @@ PACKAGES = ("gpustats", "numpy", "scipy", "numba", "nibabel", "pandas", "nilearn
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that a result depends on."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    found = {package: version_of(package) for package in PACKAGES}
+    return {"python": platform.python_version(), **found}
+
+
+@cache
+def version_of(package: str) -> str:
+    """Return the version of a package; finding it takes a look through all that is installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 class Terminated(KeyboardInterrupt):
