@@ -213,7 +213,7 @@ def test_workers_that_join_later_are_looked_at(client, monkeypatch):
     with pytest.raises(ValueError, match="a worker that joined later has cuda"):
         there.check(other)
     crew.Crew(client, "cpu", allow_mixed=True).check(other)
-    monkeypatch.setattr(crew, "versions", lambda: {"gpustats": "0.0.1"})
+    monkeypatch.setattr(crew, "version_of", lambda _: "0.0.1")
     with pytest.raises(ValueError, match=r"this process has 0.0.1, worker tcp://"):
         crew.Crew(client, "cpu", allow_mixed=True)
 
