@@ -96,10 +96,11 @@ def test_peaks_are_the_extremes_of_the_maps(product, rng, form):
         assert np.array_equal(product.statistic_of(peaks.lower, form), -maps.min(axis=1))
 
 
+@pytest.mark.parametrize("n", [18, 700])
 @pytest.mark.parametrize("form", FORMS)
-def test_observed_values_are_those_of_shuffle_0(product, rng, form):
-    units = product.pack(unit(rng.normal(size=(2100, 18))))
-    rows = random_rows(rng, rows_of(form), 18)
+def test_observed_values_are_those_of_shuffle_0(product, rng, form, n):
+    units = product.pack(unit(rng.normal(size=(2100, n))))
+    rows = random_rows(rng, rows_of(form), n)
     first = np.empty((1, 2100), np.float32)
     product.sweep(rows, units, form, shuffles=range(1), maps=first)
     observed = product.values_of(rows[0], units, form)
