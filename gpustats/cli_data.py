@@ -4,127 +4,72 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from gpustats import glm
-from gpustats.cohort import Cohort, is_store
 from gpustats.contrasts import Contrast, DesignError
 from gpustats.design import Design
-from gpustats.inputs import GroupInput, group_input
-from gpustats.maps import Maps, checked_minimum, load_maps
+from gpustats.inputs import Group, StoredGroup, group_input
+from gpustats.reading import Reading
 from gpustats.spaces import Grid
 from gpustats.subjects import aligned_rows, read_table, require_columns, split_labels
 
-OF_FILES = ("mask", "smoothing_fwhm", "resample", "zero_is_missing", "map_name")
-"""Options that say how files are read."""
-
-
-@dataclass(frozen=True, eq=False)
-class StoredGroup:
-    """A store, of which all subjects are taken.
-
-    Parameters
-    ----------
-    cohort
-        The store.
-    """
-
-    cohort: Cohort
-
-    @property
-    def subjects(self) -> tuple[str, ...] | None:
-        """The subjects' labels."""
-        return self.cohort.subjects
-
-    @property
-    def n_maps(self) -> int:
-        """How many subjects there are."""
-        return self.cohort.n_subjects
-
-
-Group: TypeAlias = GroupInput | StoredGroup
+OF_READING = (
+    "mask",
+    "smoothing_fwhm",
+    "resample",
+    "zero_is_missing",
+    "missing",
+    "min_subjects",
+    "memory",
+)
+"""Options that say how maps are read."""
 
 
 def find_group(options: argparse.Namespace) -> Group:
     """Return the maps: a store, or files, or those that a table names, relative to it."""
-    first = options.maps[0]
-    if len(options.maps) == 1 and is_store(first):
-        _check_stored(options, first)
-        return StoredGroup(Cohort.open(first))
-    if options.memory is not None:
-        raise ValueError("--memory speaks of a store; make one with gpustats stack")
-    return find_files(options)
-
-
-def _check_stored(options: argparse.Namespace, store: Path) -> None:
-    """Refuse options that say how files are read."""
-    given = [f"--{name.replace('_', '-')}" for name in OF_FILES if getattr(options, name)]
-    if given:
-        raise ValueError(
-            f"{', '.join(given)}: {store} is a store, whose maps have been read already; give "
-            "such options to gpustats stack"
-        )
-
-
-def find_files(options: argparse.Namespace, *, at_least: int = 2) -> GroupInput:
-    """Return the maps: files, or those that a table names, relative to it."""
-    first = options.maps[0]
-    if len(options.maps) > 1 or first.suffix.lower() not in (".tsv", ".csv"):
-        if options.map_name is not None:
+    first, *others = options.maps
+    if not others and is_table(first):
+        group = group_input(table_of_maps(first))
+    else:
+        group = group_input(options.maps if others else first)
+        if options.map_name is not None and not isinstance(group, StoredGroup):
             raise ValueError("--map-name speaks of a table of maps; give one as MAPS")
-        return group_input(first if len(options.maps) == 1 else options.maps, at_least=at_least)
-    table = read_table(first)
+    reading(options).check(group)
+    return group
+
+
+def is_table(path: Path) -> bool:
+    """Tell a table by its name."""
+    return path.suffix.lower() in (".tsv", ".csv")
+
+
+def table_of_maps(path: Path) -> pd.DataFrame:
+    """Read a table that names maps relative to it."""
+    table = read_table(path)
     if "map_name" not in table.columns:
         table["map_name"] = "map"
     if "effects_map_path" in table.columns:
         table["effects_map_path"] = [
-            first.parent / path if isinstance(path, str) else None
-            for path in table["effects_map_path"]
+            str(path.parent / one) if isinstance(one, str) else None
+            for one in table["effects_map_path"]
         ]
-    return group_input(table, at_least=at_least)
+    return table
 
 
-def read_maps(options: argparse.Namespace, group: Group) -> Maps | Cohort:
-    """Read the maps of a group; those of a store stay where they are."""
-    if isinstance(group, StoredGroup):
-        checked_minimum(options.missing, options.min_subjects, group.n_maps)
-        if options.missing == "pairwise":
-            if options.memory is not None:
-                raise ValueError(
-                    "--memory: maps whose voxels lack subjects (--missing pairwise) are read into "
-                    "memory as a whole; leave it out"
-                )
-            return group.cohort.load("pairwise", min_subjects=options.min_subjects)
-        if options.missing == "raise":
-            _check_complete(group.cohort)
-        return group.cohort
-    return load_maps(
-        group.images(options.map_name),
-        options.mask,
-        subjects=group.subjects,
-        missing=options.missing,
-        min_subjects=options.min_subjects,
-        zero_is_missing=options.zero_is_missing,
-        smoothing_fwhm=options.smoothing_fwhm,
-        resample=options.resample,
+def reading(options: argparse.Namespace) -> Reading:
+    """Return how the maps are to be read."""
+    names = {name: f"--{name.replace('_', '-')}" for name in OF_READING}
+    return Reading(
+        **{name: getattr(options, name) for name in OF_READING},
+        first_level_contrast=options.map_name,
+        names={**names, "first_level_contrast": "--map-name"},
     )
-
-
-def _check_complete(cohort: Cohort) -> None:
-    """Refuse subjects without data in some voxel."""
-    holes = np.flatnonzero(cohort.n_finite < cohort.n_voxels)
-    if holes.size:
-        first = cohort.header.entries[cohort.rows[holes[0]]].name
-        raise ValueError(
-            f"{cohort.name}: {holes.size} maps have voxels without data, {first} the first of "
-            "them; stack them with another mask, or drop these voxels (--missing drop_voxel)"
-        )
 
 
 def read_design_table(options: argparse.Namespace) -> pd.DataFrame | None:

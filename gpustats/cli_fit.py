@@ -16,7 +16,7 @@ from gpustats.cli_data import (
     make_design,
     parameters,
     read_design_table,
-    read_maps,
+    reading,
 )
 from gpustats.contrast_maps import ContrastMaps
 from gpustats.engines import resolve
@@ -72,7 +72,7 @@ def _fit(options: argparse.Namespace) -> None:
     design = make_design(options, read_design_table(options), group)
     contrasts = make_contrasts(options, design)
     with result_folder(options.output_dir) as partial:
-        maps = read_maps(options, group)
+        maps = reading(options).read(group)
         fitted = glm.fit(maps, design, device=options.device, memory=options.memory)
         results = {contrast.name: fitted.contrast(contrast) for contrast in contrasts}
         summary: dict[str, Any] = {

@@ -20,7 +20,7 @@ from gpustats.cli_data import (
     make_design,
     parameters,
     read_design_table,
-    read_maps,
+    reading,
     take_blocks,
 )
 from gpustats.cli_results import (
@@ -162,7 +162,7 @@ def _permute(options: argparse.Namespace) -> None:
         cluster(options.dask, options.dask_local) as client,
         result_folder(options.output_dir) as partial,
     ):
-        maps = read_maps(options, group)
+        maps = reading(options).read(group)
         with _said_when_interrupted(options.checkpoint):
             inference = permutation_test(
                 maps,

@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gpustats.cli_data import find_files
+from gpustats.cli_data import is_table, table_of_maps
 from gpustats.cohort_stacking import stack_maps
 from gpustats.cohort_writer import REPORT_ENDING
+from gpustats.inputs import MapTable
 
 EXAMPLES = """\
 examples:
@@ -95,8 +96,8 @@ def _stack(options: argparse.Namespace) -> None:
 
 def _given_maps(options: argparse.Namespace) -> tuple[Any, Any]:
     """Return the maps, and their labels if a table has them."""
-    if len(options.maps) == 1 and options.maps[0].suffix.lower() in (".tsv", ".csv"):
-        group = find_files(options, at_least=1)
+    if len(options.maps) == 1 and is_table(options.maps[0]):
+        group = MapTable(table_of_maps(options.maps[0]))
         return group.images(options.map_name), group.subjects
     if options.map_name is not None:
         raise ValueError("--map-name speaks of a table of maps; give one as MAPS")

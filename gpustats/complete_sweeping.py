@@ -72,7 +72,7 @@ class Complete:
     @cached_property
     def _first(self) -> NDArray[np.float32]:
         """What is compared of shuffle 0."""
-        rows = self._tile(range(1))[0]
+        rows = self.tile(range(1))[0]
         values = np.empty(self.n_voxels, dtype=np.float32)
         for span, units in self.blocks(self.size):
             values[span.start : span.stop] = self.engine.values_of(rows, units, self.form)
@@ -111,7 +111,7 @@ class Complete:
         """Compute a batch of shuffles: fill their maps, count, return what compares with limits."""
         maxima = np.full(len(batch), -np.inf, dtype=np.float32)
         places = by_tiles(batch, maps)
-        tiles = [self._tile(part) for part, _ in places]
+        tiles = [self.tile(part) for part, _ in places]
         for span, units in self.blocks(self.size):
             limits, counts = (
                 each[span.start : span.stop]
@@ -161,8 +161,8 @@ class Complete:
         """Take the blocks of voxels one by one, all shuffles of the task inside."""
         indices, plan = self.task.indices, self.task.plan
         state = _BlockState.begin(indices, self.n_voxels, self.size, keeper.resumed())
-        first = self._tile(range(1))[0]
-        tile_of = cache(self._tile) if plan and plan.keeps_rows else self._tile
+        first = self.tile(range(1))[0]
+        tile_of = cache(self.tile) if plan and plan.keeps_rows else self.tile
         finish(len(indices) * int(state.voxels) / self.n_voxels)
         for span, units in self.blocks(int(state.size), int(state.voxels)):
             here = slice(span.start, span.stop)
@@ -215,7 +215,7 @@ class Complete:
             return upper
         return np.asarray(np.maximum(upper, self.engine.to_host(peaks.lower)))
 
-    def _tile(self, part: range) -> Array:
+    def tile(self, part: range) -> Array:
         """Return the rows of a whole tile, on the device, in which each shuffle has its place."""
         rule, shuffles = self.task.rule, self.task.shuffles
         if rule.refit is None:

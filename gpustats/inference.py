@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpustats import distributed, fingerprints
+from gpustats import distributed, expectation, fingerprints
 from gpustats.checkpoints import Checkpoint, Nowhere
 from gpustats.cohort import Cohort
 from gpustats.contrast_maps import ContrastMaps
@@ -191,19 +191,32 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     identity = {**print_, **told, "range": [str(task.indices) for task in tasks]}
     del identity["settings"]  # each of them is told by its name
     keepers = _keepers(checkpoint, identity, checkpoint_seconds, len(tasks))
-    tests = (ContrastTest(fitted, task, statistics, uncorrected) for task in tasks)
+
+    def tests() -> Iterator[ContrastTest]:
+        return (ContrastTest(fitted, task, statistics, uncorrected) for task in tasks)
+
+    streams = fitted.plan is not None and not crew
+    seconds = _expected(tests()) if streams else [None] * len(tasks)
     with counted(sum(len(task.indices) for task in tasks)) as finish:
         outcomes, reported = (
-            distributed.spread(crew, list(tests), finish, memory=budget)
+            distributed.spread(crew, list(tests()), finish, memory=budget)
             if crew
-            else _here(tests, keepers, finish)
+            else _here(tests(), keepers, finish)
         )
     if crew:
         print_["engine"], settings["workers"] = crew.engine, crew.size
     found = {"engine": engine.describe(), **described_maps(fitted.maps)}
     if fitted.plan is not None:
-        found["plan"] = {"fit": fitted.plan.as_settings(), **plans_of(tasks)}
+        found["plan"] = {"fit": fitted.plan.as_settings(), **plans_of(tasks, seconds)}
     return Inference(tuple(outcomes), fitted.maps.grid, {**settings, **found}, print_, reported)
+
+
+def _expected(tests: Iterable[ContrastTest]) -> Sequence[float | None]:
+    """Estimate how long the test of each contrast of a store will take, and log the sum."""
+    seconds = [expectation.expected_seconds(test) for test in tests]
+    if in_all := expectation.in_words(seconds):
+        logger.info("expected to take %s from the start to the end (an estimate)", in_all)
+    return seconds
 
 
 def _here(

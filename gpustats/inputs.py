@@ -6,13 +6,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from gpustats import images
+from gpustats.cohort import Cohort, is_store
 from gpustats.contrasts import DesignError
 from gpustats.maps import check_labels, file_labels
 from gpustats.spaces import Grid
@@ -22,7 +23,7 @@ MAP_COLUMNS = ("subject_label", "map_name", "effects_map_path")
 
 
 class GroupInput(Protocol):
-    """One map per subject and first-level contrast."""
+    """One map per subject and first-level contrast, in files or in memory."""
 
     @property
     def subjects(self) -> tuple[str, ...] | None:
@@ -52,7 +53,43 @@ class GroupInput(Protocol):
         ...
 
 
-def group_input(second_level_input: Any, *, at_least: int = 2) -> GroupInput:
+@dataclass(frozen=True, eq=False)
+class StoredGroup:
+    """A store with one map per subject, of which all subjects are taken.
+
+    Parameters
+    ----------
+    cohort
+        The store.
+    """
+
+    cohort: Cohort
+
+    @property
+    def subjects(self) -> tuple[str, ...] | None:
+        """The subjects' labels."""
+        return self.cohort.subjects
+
+    @property
+    def n_maps(self) -> int:
+        """How many subjects there are."""
+        return self.cohort.n_subjects
+
+    @property
+    def one_contrast(self) -> bool:
+        """Whether there is one map per subject: yes."""
+        return True
+
+    def key(self, first_level_contrast: Any) -> str:
+        """Return one key for all: there is one map per subject."""
+        del first_level_contrast
+        return ""
+
+
+Group: TypeAlias = GroupInput | StoredGroup
+
+
+def group_input(second_level_input: Any) -> Group:
     """Recognise what a second level is to be computed from.
 
     Parameters
@@ -60,25 +97,28 @@ def group_input(second_level_input: Any, *, at_least: int = 2) -> GroupInput:
     second_level_input
         A table with the columns ``subject_label``, ``map_name`` and ``effects_map_path``; a list
         of fitted first-level models (anything with nilearn's ``compute_contrast``); a list or
-        Series of images or paths; or one 4D image.
-    at_least
-        How many maps there must be.
+        Series of images or paths; one 4D image; a `Cohort`, or the path or URL of one.
 
     Raises
     ------
     TypeError
         If it is none of these.
     ValueError
-        If models are not fitted, labels repeat, columns are missing, or there are too few maps.
+        If models are not fitted, labels repeat, columns are missing, there are fewer than two
+        maps, or a store is damaged.
     """
     group = _recognised(second_level_input)
-    if group.n_maps < at_least:
-        raise ValueError(f"a group needs at least {at_least} maps, got {group.n_maps}")
+    if group.n_maps < 2:
+        raise ValueError(f"a group needs at least 2 maps, got {group.n_maps}")
     return group
 
 
-def _recognised(second_level_input: Any) -> GroupInput:
+def _recognised(second_level_input: Any) -> Group:
     """Return the input by its kind."""
+    if isinstance(second_level_input, Cohort):
+        return StoredGroup(second_level_input)
+    if is_store(second_level_input):
+        return StoredGroup(Cohort.open(second_level_input))
     if isinstance(second_level_input, pd.DataFrame):
         return MapTable(second_level_input)
     if isinstance(second_level_input, str | os.PathLike) or images.is_image(second_level_input):
@@ -86,7 +126,7 @@ def _recognised(second_level_input: Any) -> GroupInput:
     if not isinstance(second_level_input, Sequence | pd.Series | np.ndarray):
         raise TypeError(
             "second_level_input must be a list of images or of fitted first-level models, a 4D "
-            f"image or a table of maps, got {type(second_level_input).__name__}"
+            f"image, a table of maps or a cohort, got {type(second_level_input).__name__}"
         )
     items = list(second_level_input)
     if items and all(hasattr(item, "compute_contrast") for item in items):

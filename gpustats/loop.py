@@ -86,7 +86,7 @@ class ContrastTest:
     def _by_shuffles(self, voxels: Swept, finish: Finish, keeper: Keeper) -> list[Outcome]:
         """Take batches of shuffles one by one, all voxels inside: whole maps can be scored."""
         indices = self.task.indices
-        spatial = self._spatial(voxels)
+        spatial = self.scored(voxels.observed, voxels.df)
         rooms = self._rooms(voxels.n_voxels) if spatial else []
         maxima, done = np.empty(len(indices)), 0
         if (resumed := keeper.resumed()) is not None:
@@ -122,11 +122,18 @@ class ContrastTest:
             for name in [statistic.name for statistic in self.statistics]
         ]
 
-    def _spatial(self, voxels: Swept) -> dict[str, Scored]:
-        """Prepare every statistic but the voxels' own value."""
-        observed = voxels.observed
+    def scored(self, observed: NDArray[np.float32], df: float | None) -> dict[str, Scored]:
+        """Prepare every statistic but the voxels' own value, given the observed map.
+
+        Parameters
+        ----------
+        observed
+            The observed map, ``(n_voxels,)``.
+        df
+            Of maps of t; None where maps are z.
+        """
         peak = float(np.abs(observed).max() if self.two_sided else observed.max())
-        kind = MapKind(self.task.contrast.statistic, voxels.df, self.two_sided, peak)
+        kind = MapKind(self.task.contrast.statistic, df, self.two_sided, peak)
         enhancers = {s.name: s.enhancer(self.engine, self.maps.grid, kind) for s in self.statistics}
         return {
             name: Scored(self.engine, enhancer, observed, self.two_sided, self.uncorrected)

@@ -40,6 +40,7 @@ def non_parametric_inference(  # noqa: PLR0913 -- nilearn's signature
     missing: Missing = "drop_voxel",
     min_subjects: int | None = None,
     zero_is_missing: bool = False,
+    memory_limit: str | int | None = None,
     device: str = "auto",
 ) -> Any:
     """Test a contrast by permutation, with nilearn's arguments and return values.
@@ -69,6 +70,8 @@ def non_parametric_inference(  # noqa: PLR0913 -- nilearn's signature
         Whether to test threshold-free clusters too.
     missing, min_subjects, zero_is_missing
         As in `load_maps`.
+    memory_limit
+        As in `SecondLevelModel`: what working on a store may take.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
 
@@ -99,6 +102,7 @@ def non_parametric_inference(  # noqa: PLR0913 -- nilearn's signature
         missing=missing,
         min_subjects=min_subjects,
         zero_is_missing=zero_is_missing,
+        memory_limit=memory_limit,
     )
     if model_intercept and design_matrix is not None:
         design_matrix = _with_intercept(design_matrix)
@@ -123,6 +127,7 @@ def non_parametric_inference(  # noqa: PLR0913 -- nilearn's signature
         two_sided=two_sided_test if contrast.statistic == "t" else None,
         seed=random_state or 0,
         device=device,
+        memory=memory_limit,
     )
     return _images(inference, only_voxels=threshold is None and not tfce)
 

@@ -177,10 +177,18 @@ def described(tasks: Sequence[Task]) -> dict[str, Any]:
     }
 
 
-def plans_of(tasks: Sequence[Task]) -> dict[str, Any]:
-    """Return how the data are gone through for each contrast, for a JSON."""
-    plans = {task.contrast.name: task.plan for task in tasks}
-    return {"contrasts": {name: plan.as_settings() for name, plan in plans.items() if plan}}
+def plans_of(tasks: Sequence[Task], seconds: Sequence[float | None]) -> dict[str, Any]:
+    """Return how the data are gone through for each contrast, and how long was expected."""
+    return {
+        "contrasts": {
+            task.contrast.name: {
+                **task.plan.as_settings(),
+                "seconds": None if expected is None else round(expected, 1),
+            }
+            for task, expected in zip(tasks, seconds, strict=True)
+            if task.plan
+        }
+    }
 
 
 def named_contrasts(design: Design, contrast: Any) -> dict[str, Contrast]:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
 
 from gpustats import glm, images, report
 from gpustats.contrast_maps import ContrastMaps
@@ -17,10 +14,12 @@ from gpustats.contrasts import StatisticName
 from gpustats.design import group_design
 from gpustats.fits import Fit
 from gpustats.inference import permutation_test
-from gpustats.inputs import GroupInput, group_input
-from gpustats.maps import Missing, load_maps
+from gpustats.inputs import Group, group_input
+from gpustats.maps import Missing
+from gpustats.masker import Masker
+from gpustats.memory import parse_bytes
 from gpustats.outcomes import Inference
-from gpustats.spaces import Grid
+from gpustats.reading import Reading
 from gpustats.subjects import read_table
 
 OutputType: TypeAlias = Literal[
@@ -34,46 +33,6 @@ OUTPUTS = {
     "effect_variance": "variance",
 }
 """Names of nilearn's output types, and of the arrays of `ContrastMaps` that they are."""
-
-
-@dataclass(frozen=True)
-class Masker:
-    """Move between images and voxel arrays, as the ``masker_`` of a nilearn model does.
-
-    Parameters
-    ----------
-    grid
-        The voxels of the model.
-    """
-
-    grid: Grid
-
-    @property
-    def mask_img_(self) -> Any:
-        """The mask as a NIfTI image of 0 and 1."""
-        return images.to_image(self.grid.mask, self.grid.affine, "mask")
-
-    @property
-    def affine_(self) -> NDArray[np.float64]:
-        """The affine of the mask."""
-        return self.grid.affine
-
-    def transform(self, imgs: Any) -> NDArray[np.float32]:
-        """Return the voxel values of images, ``(n_images, n_voxels)``, NaN kept."""
-        many = isinstance(imgs, Sequence) and not isinstance(imgs, str)
-        volumes = [images.open_image(image) for image in (imgs if many else [imgs])]
-        for one in volumes:
-            if not images.same_grid(one.shape, one.affine, self.grid.mask.shape, self.grid.affine):
-                raise ValueError(
-                    f"{one.name}: shape {one.shape} and affine {one.affine[:3].tolist()} are not "
-                    "those of the mask; resample it first"
-                )
-        rows = [one.read(k)[self.grid.mask] for one in volumes for k in range(one.n_volumes)]
-        return np.stack(rows)
-
-    def inverse_transform(self, values: ArrayLike) -> Any:
-        """Return the image of voxel values, ``(n_voxels,)`` or ``(n_images, n_voxels)``."""
-        return images.unmask(values, self.grid)
 
 
 class SecondLevelModel:
@@ -90,6 +49,9 @@ class SecondLevelModel:
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
     missing, min_subjects, zero_is_missing, resample
         As in `load_maps`.
+    memory_limit
+        What blocks of a store may take, ``"2G"`` or a number of bytes; half of what is free by
+        default. The ``memory`` of `fit` and `permutation_test`, which is nilearn's cache here.
     target_affine, target_shape
         Refused: give a mask on the wanted grid and ``resample=True``.
     memory, memory_level, verbose, n_jobs, minimize_memory, reports
@@ -108,6 +70,7 @@ class SecondLevelModel:
     Examples
     --------
     >>> import nibabel as nib
+    >>> import numpy as np
     >>> noise = np.random.default_rng(0).standard_normal((4, 5, 6, 10), dtype=np.float32)
     >>> model = SecondLevelModel(device="cpu").fit(nib.Nifti1Image(noise, np.eye(4)))
     >>> model.compute_contrast().shape
@@ -124,6 +87,7 @@ class SecondLevelModel:
         min_subjects: int | None = None,
         zero_is_missing: bool = False,
         resample: bool = False,
+        memory_limit: str | int | None = None,
         target_affine: Any = None,
         target_shape: Any = None,
         memory: Any = None,
@@ -146,6 +110,8 @@ class SecondLevelModel:
         self.missing, self.min_subjects = missing, min_subjects
         self.zero_is_missing = zero_is_missing
         self.resample = resample
+        parse_bytes(memory_limit)
+        self.memory_limit = memory_limit
         self._fits: dict[str, Fit] = {}
 
     def __str__(self) -> str:
@@ -162,8 +128,9 @@ class SecondLevelModel:
         Parameters
         ----------
         second_level_input
-            A list of fitted first-level models, of images or of paths; one 4D image; or a table
-            with the columns ``subject_label``, ``map_name`` and ``effects_map_path``.
+            A list of fitted first-level models, of images or of paths; one 4D image; a table
+            with the columns ``subject_label``, ``map_name`` and ``effects_map_path``; or a
+            `Cohort`, or the path or URL of one, which is read block by block.
         confounds
             Regressors to join to the design, one row per subject; matched by their column
             ``subject_label`` where the maps have labels too, else by order.
@@ -177,14 +144,17 @@ class SecondLevelModel:
             If rows and maps do not match, a confound is in the design already, or a column is
             not usable.
         TypeError, ValueError, FileNotFoundError
-            If the input is not one of the above, or its maps are not readable (`load_maps`).
+            If the input is not one of the above, or its maps are not readable (`load_maps`); or
+            if the model has a mask or smooths, and they are a store's, read already.
         """
         if isinstance(design_matrix, str | os.PathLike):
             design_matrix = read_table(design_matrix)
         for name, table in {"design_matrix": design_matrix, "confounds": confounds}.items():
             if table is not None and not isinstance(table, pd.DataFrame):
                 raise TypeError(f"{name} must be a pandas DataFrame, got {type(table).__name__}")
-        self.input_: GroupInput = group_input(second_level_input)
+        group = group_input(second_level_input)
+        self._reading().check(group)
+        self.input_: Group = group
         self._fits = {}
         labels, n_maps = self.input_.subjects, self.input_.n_maps
         self.design_ = group_design(design_matrix, confounds, labels, n_maps)
@@ -197,17 +167,9 @@ class SecondLevelModel:
         self._check_fitted()
         key = self.input_.key(first_level_contrast)
         if key not in self._fits:
-            maps = load_maps(
-                self.input_.images(first_level_contrast),
-                self.mask_img if self.mask_img is not None else self.input_.mask(),
-                subjects=self.input_.subjects,
-                missing=self.missing,
-                min_subjects=self.min_subjects,
-                zero_is_missing=self.zero_is_missing,
-                smoothing_fwhm=self.smoothing_fwhm,
-                resample=self.resample,
-            )
-            self._fits = {key: glm.fit(maps, self.design_, device=self.device)}
+            maps = self._reading(first_level_contrast).read(self.input_)
+            fitted = glm.fit(maps, self.design_, device=self.device, memory=self.memory_limit)
+            self._fits = {key: fitted}
         return self._fits[key]
 
     def contrast_maps(
@@ -285,7 +247,8 @@ class SecondLevelModel:
         first_level_contrast
             As in `compute_contrast`.
         **options
-            The options of `gpustats.permutation_test`.
+            The options of `gpustats.permutation_test`; its ``memory`` is this model's
+            ``memory_limit`` by default.
 
         Raises
         ------
@@ -293,6 +256,7 @@ class SecondLevelModel:
             As `gpustats.permutation_test`.
         """
         fitted = self.fit_for(first_level_contrast)
+        options = {"memory": self.memory_limit, **options}
         return permutation_test(
             fitted.maps, fitted.design, second_level_contrast, device=self.device, **options
         )
@@ -353,6 +317,20 @@ class SecondLevelModel:
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "input_")
+
+    def _reading(self, first_level_contrast: Any = None) -> Reading:
+        """Return how maps are read."""
+        return Reading(
+            self.mask_img,
+            self.smoothing_fwhm,
+            self.resample,
+            self.zero_is_missing,
+            self.missing,
+            self.min_subjects,
+            first_level_contrast,
+            self.memory_limit,
+            {"mask": "mask_img", "memory": "memory_limit"},
+        )
 
     def _check_fitted(self) -> None:
         """Refuse to work before `fit`."""

@@ -82,7 +82,7 @@ def test_a_store_on_the_command_line(run, tmp_path, paths):
     store = str(tmp_path / "cohort.zarr")
     status, _, errors = run("fit", store, *words, "bounded", "--memory", "1G")
     assert status == 2
-    assert "--missing pairwise" in errors
+    assert "missing: pairwise" in errors
     status, _, errors = run("fit", store, "--min-subjects", "8", "--device", "cpu")
     assert status == 2
     assert "min_subjects goes with missing='pairwise'" in errors

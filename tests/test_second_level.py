@@ -98,7 +98,7 @@ def test_a_second_contrast_neither_reads_nor_fits(models, monkeypatch):
     first = model.compute_contrast("one", "Finger")
     calls = [m.calls for m in models]
     monkeypatch.setattr("gpustats.glm.fit", None)
-    monkeypatch.setattr("gpustats.second_level.load_maps", None)
+    monkeypatch.setattr("gpustats.reading.load_maps", None)
     second = model.compute_contrast("2 * one", "Finger", output_type="z_score")
     np.testing.assert_allclose(first.get_fdata(), second.get_fdata(), rtol=1e-12)
     assert [m.calls for m in models] == calls == [1] * 12

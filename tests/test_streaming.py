@@ -16,7 +16,7 @@ from gpustats.engines import SHUFFLE_TILE, resolve
 from gpustats.enhancements import ClusterExtent, ClusterMass, Tfce, Voxelwise
 from gpustats.loop import ContrastTest
 from gpustats.memory import Load, cut, parse_bytes, streamed
-from gpustats.outcomes import merge
+from gpustats.merging import merge
 from gpustats.shuffles import Shard
 
 N = 12

@@ -7,11 +7,9 @@ blocks of voxels and no sum crosses a block.
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numba
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 
 from gpustats import distributions
 from gpustats.engines import SHUFFLE_TILE, Regression, Units
+from gpustats.engines.cpu_memory import free_bytes
 from gpustats.engines.cpu_shuffles import shuffled_rows
 from gpustats.engines.cpu_spatial import (
     cluster_counts,
@@ -93,23 +92,9 @@ def describe() -> str:
     )
 
 
-def free_bytes() -> int:
-    """Return how much memory the operating system can still give."""
-    for line in _meminfo().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def voxel_tile() -> int:
     """Return how many voxels share a product: blocks of whole tiles change no bit."""
     return VOXEL_TILE
-
-
-def _meminfo() -> str:
-    """Return Linux's account of memory, or nothing elsewhere."""
-    path = Path("/proc/meminfo")
-    return path.read_text() if path.exists() else ""
 
 
 def elapsed(work: Callable[[], object]) -> float:
