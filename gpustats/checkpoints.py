@@ -44,6 +44,7 @@ class Checkpoint:
         self.seconds = seconds
         self.written = time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
+        _remove_unfinished(folder)
 
     def of(self, number: int) -> ContrastCheckpoint:
         """Return what keeps the state of one contrast.
@@ -114,12 +115,19 @@ def remove_checkpoint(folder: str | os.PathLike[str]) -> None:
     folder
         Where it is; the folder goes too if nothing else is in it.
     """
+    _remove_unfinished(Path(folder))
     number = 0
     while (path := _path(Path(folder), number)).exists():
         path.unlink()
         number += 1
     if Path(folder).is_dir() and not any(Path(folder).iterdir()):
         Path(folder).rmdir()
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Delete what runs that were killed while they wrote a checkpoint have left."""
+    for path in folder.glob(".partial-*-contrast-*.checkpoint"):
+        path.unlink()
 
 
 def _path(folder: Path, number: int) -> Path:

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from kernel_builds import BUILDS
+from permuting import EVERYTHING, same
 from simulate import make_maps
-from test_inference import EVERYTHING, assert_same
 
 from gpustats import Design, permutation_test
 from gpustats.engines import DeviceError, ScoreCounts, resolve
@@ -121,7 +121,7 @@ def test_a_stack_larger_than_the_device_gives_the_same_bits(rng, monkeypatch):
     run_test = covariate(rng)
     whole = run_test(device="cuda")
     monkeypatch.setattr(gpu_memory, "RESIDENT_SHARE", 0.0)
-    assert_same(run_test(device="cuda"), whole)
+    assert same(run_test(device="cuda"), whole)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -129,7 +129,7 @@ def test_streams_in_any_order_give_the_same_bits(cuda, rng, seed):
     run_test = covariate(rng)
     whole = run_test(device="cuda")
     with cuda.asynchronous(seed):
-        assert_same(run_test(device="cuda"), whole)
+        assert same(run_test(device="cuda"), whole)
 
 
 @pytest.mark.usefixtures("cuda")
@@ -140,9 +140,9 @@ def test_each_gpu_has_an_engine_whichever_is_current(rng):
     first = run_test(device="cuda:0")
     with cupy.cuda.Device(0):
         second = run_test(device="cuda:1")
-    assert_same(first, second)
+    assert same(first, second)
     with cupy.cuda.Device(1):
-        assert_same(run_test(device="cuda"), first)
+        assert same(run_test(device="cuda"), first)
 
 
 @pytest.mark.usefixtures("cuda")

@@ -1,3 +1,5 @@
+"""Permutation tests give the p of their definitions, whatever is tested."""
+
 from functools import partial
 from itertools import product
 
@@ -5,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from oracles import least_squares
+from permuting import EVERYTHING
 from simulate import make_maps
 
 from gpustats import Design, DesignError
@@ -12,15 +15,8 @@ from gpustats.engines import cpu as cpu_engine
 from gpustats.enhancements import ClusterExtent, ClusterMass, Tfce, Voxelwise
 from gpustats.inference import permutation_test
 from gpustats.maps import Maps
-from gpustats.merging import merge
 from gpustats.shuffles import Shuffles
 
-EVERYTHING = (
-    Voxelwise(),
-    ClusterExtent(connectivity=26, threshold_t=1.5),
-    ClusterMass(connectivity=18, threshold_p=0.1),
-    Tfce(),
-)
 NAMES = ("voxelwise", "cluster_extent", "cluster_mass", "tfce")
 
 
@@ -163,67 +159,6 @@ def test_the_reported_map_is_that_of_fit_and_close_to_what_is_compared(run_test,
     expected = least_squares(maps.values, np.ones((12, 1)), [1])[2]
     np.testing.assert_allclose(result.observed, expected, rtol=1e-6)
     assert result.null_maxima[0] == pytest.approx(np.abs(expected).max(), rel=1e-5)
-
-
-def arrays_of(outcome):
-    yield from (outcome.observed, outcome.limits, outcome.maxima, outcome.null_maxima)
-    yield from (outcome.counts, outcome.p_corrected, outcome.p_uncorrected)
-
-
-def assert_same(one, other):
-    for name in NAMES:
-        for a, b in zip(arrays_of(one[name]), arrays_of(other[name]), strict=True):
-            assert np.array_equal(a, b)
-
-
-@pytest.fixture
-def covariate(run_test, rng):
-    """A covariate test with every statistic."""
-    maps = make_maps(rng, n_subjects=10)
-    design = Design(pd.DataFrame({"x": rng.normal(size=10), "one": 1.0}))
-    options = {"statistics": EVERYTHING, "n_permutations": 420, "uncorrected": True}
-    return lambda **more: run_test(maps, design, "x", **options, **more)
-
-
-def test_ranges_merge_to_the_whole_in_any_order(covariate):
-    whole = covariate()
-    parts = [covariate(shuffles=r) for r in (range(100), range(100, 307), range(307, 420))]
-    assert_same(merge([parts[1], parts[2], parts[0]]), whole)
-    assert_same(merge([covariate(shuffles=range(420))]), whole)
-
-
-def test_threads_and_batches_change_no_bit(covariate, monkeypatch):
-    whole = covariate()
-    for threads, map_bytes in ((1, 4 * 164 * 7), (2, 4 * 164), (3, 2**28)):
-        monkeypatch.setattr("gpustats.engines.cpu.MAP_BYTES", map_bytes)
-        for module in ("cpu", "cpu_sweep", "cpu_spatial"):
-            monkeypatch.setattr(f"gpustats.engines.{module}.n_threads", lambda n=threads: n)
-        assert_same(covariate(), whole)
-
-
-def test_a_part_gives_no_p(covariate):
-    part = covariate(shuffles=range(5, 60))
-    with pytest.raises(ValueError, match="shuffles 5 to 60 of 420 were computed; merge"):
-        _ = part["tfce"].p_corrected
-
-
-def test_merging_refuses_gaps_overlaps_and_other_runs(covariate):
-    first, second = covariate(shuffles=range(50)), covariate(shuffles=range(60, 420))
-    with pytest.raises(ValueError, match="gap between 50 and 60, after result 1 and before"):
-        merge([first, second])
-    with pytest.raises(ValueError, match="overlap at 40: result 2 has 0 to 50, result 1 40"):
-        merge([covariate(shuffles=range(40, 420)), first])
-    with pytest.raises(ValueError, match="overlap at 60: result 3 has 55 to 65"):
-        merge([first, second, covariate(shuffles=range(55, 65))])
-    with pytest.raises(ValueError, match="result 1 and result 2: .* they differ in settings"):
-        merge([first, covariate(shuffles=range(50, 420), seed=1)])
-    with pytest.raises(ValueError, match="nothing to merge"):
-        merge([])
-
-
-def test_seeds_decide(covariate):
-    assert_same(covariate(seed=3), covariate(seed=3))
-    assert not np.array_equal(covariate(seed=4)["tfce"].maxima, covariate()["tfce"].maxima)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from distributed import Client, LocalCluster
+from permuting import StoppedError, same
 from simulate import make_incomplete, save_group, save_mask
 
 from gpustats import Design, fit, load_maps, merge, stack_maps
@@ -14,16 +15,6 @@ from gpustats.inference import permutation_test
 from gpustats.pairwise_sweeping import Pairwise
 
 EVERYTHING = (Voxelwise(), Tfce(), ClusterExtent(connectivity=6, threshold_z=1.0))
-ARRAYS = ("observed", "limits", "maxima", "null_maxima", "counts")
-
-
-def assert_same(one, other):
-    """Compare results to the last bit."""
-    for a, b in zip(one.outcomes, other.outcomes, strict=True):
-        for name in ARRAYS:
-            x, y = getattr(a, name), getattr(b, name)
-            assert (x is None) == (y is None)
-            assert x is None or x.tobytes() == y.tobytes(), (a.statistic, name)
 
 
 @pytest.fixture
@@ -88,10 +79,6 @@ def test_a_store_on_the_command_line(run, tmp_path, paths):
     assert "min_subjects goes with missing='pairwise'" in errors
 
 
-class StoppedError(Exception):
-    """What stops a test in these tests."""
-
-
 def test_a_test_that_stops_ends_as_one_that_does_not(run_test, tmp_path, monkeypatch):
     sweep, swept = Pairwise.sweep, []
 
@@ -114,7 +101,7 @@ def test_a_test_that_stops_ends_as_one_that_does_not(run_test, tmp_path, monkeyp
             n_stops += 1
     assert n_stops > 2
     monkeypatch.setattr(Pairwise, "sweep", sweep)
-    assert_same(result, run_test())
+    assert same(result, run_test())
 
 
 def test_ranges_over_machines_merge_to_the_whole(run_test):
@@ -123,6 +110,6 @@ def test_ranges_over_machines_merge_to_the_whole(run_test):
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
-        assert_same(run_test(client=client), whole)
+        assert same(run_test(client=client), whole)
         parts = [run_test(shuffles=range(250), client=client), run_test(shuffles=range(250, 400))]
-    assert_same(merge(parts), whole)
+    assert same(merge(parts), whole)

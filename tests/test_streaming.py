@@ -8,27 +8,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from emulator.fixtures import IS_REAL
+from permuting import EVERYTHING, same
 from simulate import make_maps, save_group, save_mask, volumes_of
+from stores import THREE_CHUNKS, memory_for
 
 from gpustats import Cohort, Design, fit, memory, permutation_test, stack_maps
 from gpustats.archives import load_inference
 from gpustats.engines import SHUFFLE_TILE, resolve
-from gpustats.enhancements import ClusterExtent, ClusterMass, Tfce, Voxelwise
+from gpustats.enhancements import ClusterMass, Tfce, Voxelwise
 from gpustats.loop import ContrastTest
-from gpustats.memory import Load, cut, parse_bytes, streamed
+from gpustats.memory import Load
 from gpustats.merging import merge
 from gpustats.shuffles import Shard
 
 N = 12
-SHAPE = (22, 24, 20)
-"""Of volumes whose mask takes three chunks of 1,024 voxels."""
-ARRAYS = ("observed", "limits", "maxima", "null_maxima", "counts")
-EVERYTHING = (
-    Voxelwise(),
-    ClusterExtent(connectivity=26, threshold_t=1.5),
-    ClusterMass(connectivity=18, threshold_p=0.1),
-    Tfce(),
-)
 OF_F = (Tfce(), Voxelwise(), ClusterMass(connectivity=18, threshold_p=0.1))
 
 
@@ -42,7 +36,7 @@ def design(rng):
 @pytest.fixture
 def cohort(tmp_path, rng, design):
     """A store with voxels that cannot be analysed, each for another reason."""
-    maps = make_maps(rng, n_subjects=N, shape=SHAPE)
+    maps = make_maps(rng, n_subjects=N, shape=THREE_CHUNKS)
     assert 2048 < maps.n_voxels < 3072
     values = maps.values
     values[:, :] += 0.5 * np.outer(rng.random(maps.n_voxels), design.matrix[:, 0])
@@ -71,29 +65,7 @@ def budget(cohort, device, small_tiles):
     del small_tiles
     assert resolve(device).voxel_tile() == 1024
 
-    def for_tiles(n_tiles, **of_load):
-        load = Load(cohort.n_voxels, N, **{"rank": 3, **of_load})
-        per_voxel = 8 * N + (4 * SHUFFLE_TILE if load.spatial else 0)
-        # two tiles of shuffles beside the block, and what fitting it takes
-        held = 2 * load.tile_bytes + 4 * N * 1024
-        return load.fixed_bytes + held + n_tiles * 1024 * per_voxel
-
-    return for_tiles
-
-
-def same(one, other):
-    """Whether two results agree in every bit."""
-    assert np.array_equal(one.grid.mask, other.grid.mask)
-    assert list(one.maps) == list(other.maps)
-    for name in one.maps:
-        for kind in ("effect", "variance", "statistic", "z"):
-            assert np.array_equal(getattr(one.maps[name], kind), getattr(other.maps[name], kind))
-    assert len(one.outcomes) == len(other.outcomes) > 0
-    for mine, theirs in zip(one.outcomes, other.outcomes, strict=True):
-        assert (mine.statistic, mine.indices) == (theirs.statistic, theirs.indices)
-        for name in ARRAYS:
-            assert np.array_equal(getattr(mine, name), getattr(theirs, name)), name
-    return True
+    return partial(memory_for, cohort)
 
 
 def count_reads(monkeypatch):
@@ -151,14 +123,21 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("n_tiles", [1, 2, 3])
-@pytest.mark.parametrize("case", CASES)
+COMBINATIONS = [
+    (device, case, n_tiles)
+    for device in ("cpu", "cuda")
+    for case in CASES
+    for n_tiles in (1, 2, 3)
+    # the emulator takes its time, and two tiles tell it little that one does not
+    if IS_REAL or (device, n_tiles) != ("cuda", 2)
+]
+
+
+@pytest.mark.parametrize(("device", "case", "n_tiles"), COMBINATIONS, indirect=["device"])
 def test_every_statistic_of_a_store_is_that_of_its_maps(
     cohort, design, device, budget, case, n_tiles
 ):
     contrast, options = CASES[case]
-    if device == "cuda" and n_tiles == 2:
-        pytest.skip("the emulator takes its time")
     run = partial(permutation_test, design=design, contrast=contrast, device=device, **options)
     n_shuffles = 200 if "statistics" not in options else 40
     expected = run(cohort.load(), n_permutations=n_shuffles)
@@ -189,12 +168,15 @@ def test_shards_of_a_store_merge_to_the_whole_in_memory(cohort, budget, device, 
     assert same(merge(shards), run(cohort.load()))
 
 
-@pytest.mark.parametrize("n_permutations", [200, 4000])
+@pytest.mark.parametrize(
+    ("device", "n_permutations"),
+    # the emulator would take minutes for 4,000
+    [("cpu", 200), ("cpu", 4000), ("cuda", 200), *[("cuda", 4000)] * IS_REAL],
+    indirect=["device"],
+)
 def test_a_store_is_read_once_for_maxima_of_voxels(
     cohort, budget, device, monkeypatch, n_permutations
 ):
-    if device == "cuda" and n_permutations > 200:
-        pytest.skip("the emulator takes its time")
     read = count_reads(monkeypatch)
     drawn = []
     engine = resolve(device)
@@ -242,7 +224,7 @@ def test_maps_cost_the_passes_that_were_planned(cohort, budget, monkeypatch, dev
 
 
 def test_several_tiles_of_maps_are_filled_in_a_pass(rng, tmp_path):
-    maps = make_maps(rng, n_subjects=300, shape=SHAPE)
+    maps = make_maps(rng, n_subjects=300, shape=THREE_CHUNKS)
     cohort = stack_maps(volumes_of(maps), maps.grid, tmp_path / "many.zarr")
     load = Load(maps.n_voxels, 300, 1, n_statistics=2, spatial=True)
     size = load.fixed_bytes + 3 * load.tile_bytes + 4 * SHUFFLE_TILE * (1024 + 3 * maps.n_voxels)
@@ -305,60 +287,6 @@ def test_wrong_words_are_refused_before_anything_is_read(cohort, monkeypatch):
     assert read == []
 
 
-@pytest.mark.parametrize(
-    ("word", "n_bytes"),
-    [("2G", 2**31), ("1.5g", 3 * 2**29), ("500 MiB", 500 * 2**20), ("7", 7), (8, 8), (None, None)],
-)
-def test_sizes_of_memory(word, n_bytes):
-    assert parse_bytes(word) == n_bytes
-
-
-def plan_of(monkeypatch, size, cores=2, **of_load):
-    """The plan of a large cohort."""
-    monkeypatch.setattr(memory, "n_cores", lambda: cores)
-    given = {"n_voxels": 235_000, "n_subjects": 4000, "rank": 1, "shuffles": range(1000)}
-    load = Load(**{**given, **of_load})
-    return streamed(resolve("cpu"), load, parse_bytes(size)), load
-
-
-@pytest.mark.parametrize("size", ["400M", "1G", "3G", "20G"])
-@pytest.mark.parametrize("spatial", [False, True])
-@pytest.mark.parametrize("n_shuffles", [20, 1000, 10_000])
-def test_plans_use_the_memory_and_no_more(monkeypatch, size, spatial, n_shuffles):
-    shuffles = range(n_shuffles)
-    plan, load = plan_of(monkeypatch, size, spatial=spatial, shuffles=shuffles)
-    budget = parse_bytes(size)
-    assert plan.peak_bytes <= budget
-    assert plan.block_voxels % 1024 == 0
-    assert (plan.n_blocks - 1) * plan.block_voxels < 235_000 <= plan.n_blocks * plan.block_voxels
-    assert plan.bytes_read == plan.passes * 4 * 235_000 * 4000
-    if plan.n_blocks == 1:
-        assert (plan.passes, plan.maps) == (1, 0)
-        return
-    assert plan.peak_bytes + 8 * 4000 * 1024 + 4 * SHUFFLE_TILE * 1024 > budget
-    if not spatial:
-        assert plan.passes == 1
-        return
-    assert plan.maps % SHUFFLE_TILE == 0 or SHUFFLE_TILE % plan.maps == 0
-    assert plan.passes == 1 + len(cut(shuffles, plan.maps))
-    held = plan.maps * 4 * load.n_voxels
-    assert min(held, 4 * load.n_voxels * n_shuffles) < budget - load.fixed_bytes
-
-
-def test_more_memory_takes_fewer_passes(monkeypatch):
-    plans = [
-        plan_of(monkeypatch, size, spatial=True, shuffles=range(10_000))[0]
-        for size in ("300M", "500M", "1G", "2G", "5G", "20G")
-    ]
-    passes = [plan.passes for plan in plans]
-    assert passes == sorted(passes, reverse=True)
-    assert passes[0] > passes[2] > passes[4] > passes[5] == 1
-    assert "10 shuffles" not in plans[0].describe()
-    assert f"{plans[1].maps:,} shuffles at a time" in plans[1].describe()
-    assert f"{plans[1].passes:,} passes over the data" in plans[1].describe()
-    assert "all voxels at once" in plans[5].describe()
-
-
 def test_half_of_what_is_free_is_taken(cohort, monkeypatch):
     engine = resolve("cpu")
     monkeypatch.setattr(engine, "free_bytes", lambda: 2**30)
@@ -397,17 +325,6 @@ def test_a_contrast_lets_go_of_its_data(rng, monkeypatch):
     )
     assert len(tiles) == 3
     assert alive == [0, 0, 0]
-
-
-@pytest.mark.parametrize("start", [0, 5, 190, 192, 193, 384])
-@pytest.mark.parametrize("length", [0, 1, 2, 187, 192, 500])
-@pytest.mark.parametrize("size", [1, 7, 192, 384])
-def test_ranges_are_cut_at_multiples(start, length, size):
-    parts = cut(range(start, start + length), size)
-    assert [i for part in parts for i in part] == list(range(start, start + length))
-    assert all(len(part) > 0 for part in parts)
-    assert all(part.start % size == 0 for part in parts[1:])
-    assert len({part.start // size for part in parts}) == len(parts)
 
 
 # the command line

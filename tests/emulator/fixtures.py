@@ -20,6 +20,8 @@ from .stand_in_modules import Launch, executed, launches
 from .stand_in_streams import schedule
 
 DEVICE_VARIABLE = "GPUSTATS_TEST_DEVICE"
+IS_REAL = os.environ.get(DEVICE_VARIABLE) == "cuda"
+"""Whether tests of the CUDA engine run on a GPU."""
 
 
 class Emulated:
@@ -88,7 +90,7 @@ class Real:
 @pytest.fixture
 def cuda() -> Iterator[Emulated | Real]:
     """Devices for CUDA, pretended or real, with nothing on them."""
-    if os.environ.get(DEVICE_VARIABLE) == "cuda":
+    if IS_REAL:
         yield Real()
         return
     stand_in.install()
