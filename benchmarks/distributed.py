@@ -102,7 +102,7 @@ def scheduler(*, quick: bool) -> list[Row]:
     for of_range, taken in found:
         if of_range == 0:
             each = taken / (STUB_RANGES * n_stubs)
-            rows.append(Row(f"a range of no work, {n_stubs:,} stubs", "s", (each,), (), "none"))
+            rows.append(Row(f"a range of no work, {n_stubs:,} stubs", "s", (each,), (), ""))
             continue
         ideal = STUB_RANGES * of_range
         what = f"{STUB_RANGES} ranges of {of_range:g} s on each of {n_stubs:,} stubs"

@@ -38,7 +38,7 @@ class Row:
     reference
         Every repeat of what it is compared with; nothing if that is not installed.
     reference_name
-        The peer, or what sets the limit.
+        The peer, or what sets the limit; empty if there is nothing to compare with.
     target
         The least wanted ratio, or None if there is no promise.
     traffic
@@ -279,11 +279,12 @@ def rate(row: Row) -> str:
 def cells(row: Row) -> tuple[str, ...]:
     """Write a row for a table: what, ours, reference, ratio, target and verdict."""
     reference = quantity(median(row.reference), row.unit) if row.reference else "not installed"
+    beside = f"{row.reference_name} {reference}" if row.reference_name else ""
     target = f"≥ {row.target:g}x, {row.verdict}" if row.verdict else ""
     return (
         row.what,
         quantity(median(row.ours), row.unit) + rate(row),
-        f"{row.reference_name} {reference}",
+        beside,
         "" if row.ratio is None else f"{three_digits(row.ratio)}x",
         target,
     )
