@@ -244,8 +244,7 @@ def inflate(data: bytes, length: int, step: int = 1 << 16) -> memoryview:
     `DAMAGE` if one ends early or its checksum is wrong.
     """
     inflated = np.empty(length, dtype=np.uint8).data
-    filled = 0
-    rest = memoryview(data)
+    filled, rest = 0, memoryview(data)
     while filled < length:
         member = INFLATER.decompressobj(wbits=31)
         while not member.eof:

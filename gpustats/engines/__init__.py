@@ -59,8 +59,7 @@ class Form(NamedTuple):
     df
         Degrees of freedom of the residuals.
     is_f
-        Whether values are sums of squares, for F; otherwise they have the sign of the one
-        tested row, for t.
+        Whether values are sums of squares, for F; else they have the sign of the tested row.
     """
 
     n_tested: int
