@@ -34,6 +34,9 @@ LARGEST = 32767
 MISSING = -32768
 EXPONENTS = (-126, 127)
 """Powers of two that float32 holds."""
+LARGEST_STEP = 114
+"""The exponent of the step where the largest value is the largest of float32."""
+FLOAT32_RANGE = (np.finfo(np.float32).min, np.finfo(np.float32).max)
 
 BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
 CRC = {"name": "crc32c"}
@@ -234,7 +237,12 @@ def restored(content: memoryview, height: int) -> NDArray[np.float32]:
     n_columns = len(content) // (2 * height + 1)
     exponents = np.frombuffer(content[:n_columns], np.int8)
     integers = np.frombuffer(content[n_columns:], "<i2").reshape(height, n_columns)
-    values: NDArray[np.float32] = integers * np.ldexp(np.float32(1), exponents.astype(np.int32))
+    steps = np.ldexp(np.float32(1), exponents.astype(np.int32))
+    with np.errstate(over="ignore"):
+        values: NDArray[np.float32] = integers * steps
+    if exponents.max(initial=0) == LARGEST_STEP:
+        # float32 ends just below 16384 of the largest steps
+        np.clip(values, *FLOAT32_RANGE, out=values)
     missing = integers == MISSING
     if missing.any():
         values[missing] = np.nan

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from simulate import volumes_of
@@ -56,6 +56,7 @@ FLOATS = st.floats(width=32, allow_nan=True, allow_infinity=True)
 
 
 @given(hnp.arrays(np.float32, st.tuples(st.integers(1, 9), st.integers(1, 5)), elements=FLOATS))
+@example(np.array([[3.40272e38, -np.finfo(np.float32).max], [1, 1]], np.float32))
 def test_rounding_to_16_bits(values):
     content = memoryview(quantised(values))
     rounded = restored(content, values.shape[0])
