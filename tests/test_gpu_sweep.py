@@ -4,17 +4,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from forms import FORMS
 
 from gpustats.engines import SHUFFLE_TILE, Exceedances, Form, cpu, cpu_sweep
 
-FORMS = [
-    Form(1, 0, 17, is_f=False),
-    Form(3, 0, 15, is_f=True),
-    Form(1, 2, 15, is_f=False),
-    Form(2, 3, 13, is_f=True),
-    Form(1, 0, 17, is_f=True),
-    Form(1, 2, 15, is_f=True),
-]
 N = 18
 
 pytestmark = pytest.mark.usefixtures("cuda")

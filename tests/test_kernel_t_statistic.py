@@ -2,18 +2,11 @@
 
 import numpy as np
 import pytest
+from forms import FORMS
 from planted import Bug, caught
 
-from gpustats.engines import SHUFFLE_TILE, Exceedances, Form, cpu, cpu_sweep
+from gpustats.engines import SHUFFLE_TILE, Exceedances, cpu, cpu_sweep
 
-FORMS = [
-    Form(1, 0, 17, is_f=False),
-    Form(3, 0, 15, is_f=True),
-    Form(1, 2, 15, is_f=False),
-    Form(2, 3, 13, is_f=True),
-    Form(1, 0, 17, is_f=True),
-    Form(1, 2, 15, is_f=True),
-]
 SIZES = [1, 3, 4, 127, 129, 514]
 
 pytestmark = pytest.mark.usefixtures("cuda")

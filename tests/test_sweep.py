@@ -4,20 +4,12 @@ from itertools import chain, pairwise
 import numpy as np
 import pytest
 import threadpoolctl
+from forms import FORMS
 from oracles import least_squares
 from seam import Product
 
 from gpustats.engines import SHUFFLE_TILE, Form, cpu, cpu_sweep
 from gpustats.engines.cpu_threads import n_threads, one_blas_thread, share_out
-
-FORMS = [
-    Form(1, 0, 17, is_f=False),
-    Form(3, 0, 15, is_f=True),
-    Form(1, 2, 15, is_f=False),
-    Form(2, 3, 13, is_f=True),
-    Form(1, 0, 17, is_f=True),
-    Form(1, 2, 15, is_f=True),
-]
 
 
 @pytest.fixture
