@@ -2,15 +2,16 @@
 
 Let e be a voxel's residuals on the nuisance regressors, scaled to unit length. A shuffle is k rows
 of n numbers: orthonormal tested directions first, then nuisance directions, both shuffled instead
-of the data. With s_j = u_j'e for the tested rows and Q the sum of the squares of q_j'e [1]_:
+of the data. With s_j = u_j'e for the tested rows (m = 1 or more for F) and Q the sum of the squares
+of q_j'e [1]_:
 
 ======================  =======================================  =================================
 rows                    value that is compared                   statistic
 ======================  =======================================  =================================
-1 tested                the cosine r = s                         t = r sqrt(df / (1 - r²))
-m tested                R² = sum s_j²                            F = (df / m) R² / (1 - R²)
-1 tested, nuisance      t = s sqrt(df / (1 - Q - s²))            t
-m tested, nuisance      F = (df / m) R² / (1 - Q - R²)           F
+t, 1 tested             the cosine r = s                         t = r sqrt(df / (1 - r²))
+F, m tested             R² = sum s_j²                            F = (df / m) R² / (1 - R²)
+t, 1 tested, nuisance   t = s sqrt(df / (1 - Q - s²))            t
+F, m tested, nuisance   F = (df / m) R² / (1 - Q - R²)           F
 ======================  =======================================  =================================
 
 Statistics rise with their values, in float32 too, so the statistic of the largest value is the
