@@ -11,9 +11,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gpustats.contrast_maps import ContrastMaps, contrast_of, r_square
+from gpustats.contrast_maps import (
+    ContrastArrays,
+    ContrastMaps,
+    contrast_of,
+    r_square,
+)
 from gpustats.contrasts import DesignError, StatisticName
 from gpustats.design import Design
+from gpustats.effect_sizes import slopes_of
 from gpustats.engines import Engine, Regression, resolve
 from gpustats.maps import Maps
 from gpustats.memory import Plan
@@ -103,6 +109,8 @@ class Fit:
             tested.variance,
             tested.statistic,
             self.device,
+            unscaled_variance=tested.unscaled_variance,
+            slopes=slopes_of(contrast, self.design.matrix),
         )
 
     def predicted(self) -> NDArray[np.float32]:
@@ -215,6 +223,8 @@ class PairwiseFit(Fit):
             self.device,
             _each([one.subjects.size for one in patterns], patterns),
             dropped,
+            _unscaled_variances(tested, patterns),
+            slopes_of(contrast, self.design.matrix),
         )
 
     def r_square(self) -> NDArray[np.float64]:
@@ -229,7 +239,15 @@ def joined(arrays: Sequence[NDArray[Any]], patterns: Sequence[PatternFit]) -> ND
     return np.asarray(np.concatenate(arrays, axis=-1)[..., order])
 
 
-def _each(numbers: Sequence[int], patterns: Sequence[PatternFit]) -> NDArray[np.int64]:
+def _unscaled_variances(
+    tested: Sequence[ContrastArrays], patterns: Sequence[PatternFit]
+) -> NDArray[np.float64] | None:
+    """Give each voxel the c'(X'X)⁻c of its subjects; None for F."""
+    known = [one.unscaled_variance for one in tested if one.unscaled_variance is not None]
+    return _each(known, patterns) if known else None
+
+
+def _each(numbers: Sequence[float], patterns: Sequence[PatternFit]) -> NDArray[Any]:
     """Give each voxel the number of its pattern."""
     filled = [np.full(one.voxels.size, n) for n, one in zip(numbers, patterns, strict=True)]
     return joined(filled, patterns)
