@@ -21,6 +21,7 @@ from gpustats.cli_data import (
 from gpustats.contrast_maps import ContrastMaps
 from gpustats.engines import resolve
 from gpustats.environment import versions
+from gpustats.extra_maps import ExtraMaps
 from gpustats.fits import Fit
 from gpustats.outputs import result_folder, write_contrast, write_json
 from gpustats.planning import described_maps
@@ -57,6 +58,7 @@ def add_fit(commands: Any) -> None:
     )
     thresholds.add_argument("--threshold", type=float, metavar="Z", help="z chosen by hand")
     cli_options.add_survival(thresholds, alpha=0.001)
+    cli_options.add_extra_maps(fit.add_argument_group("further maps"))
     fit.add_argument("--title", help="title of the report")
     cli_options.add_device(fit)
     cli_options.add_memory(fit)
@@ -67,6 +69,7 @@ def _fit(options: argparse.Namespace) -> None:
     """Fit, write, report."""
     started = time.perf_counter()
     rule = _threshold_rule(options)
+    extra = ExtraMaps(options.effect_size, options.confidence, options.q, options.log10_p)
     engine = resolve(options.device)
     group = find_group(options)
     design = make_design(options, read_design_table(options), group)
@@ -84,7 +87,7 @@ def _fit(options: argparse.Namespace) -> None:
             "plan": None if fitted.plan is None else fitted.plan.as_settings(),
             "design": fitted.design.table.to_dict(orient="list"),
             "contrasts": [
-                write_contrast(partial, result, rule, options.min_distance)
+                write_contrast(partial, result, rule, options.min_distance, extra)
                 for result in results.values()
             ],
             "report": _write_report(partial / "report.html", fitted, results, rule, options),

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from gpustats.effect_sizes import check_level
 from gpustats.memory import parse_bytes
 
 SURVIVAL: dict[str, Any] = {
@@ -125,6 +126,32 @@ def add_survival(group: Any, alpha: float) -> None:
     group.set_defaults(**SURVIVAL | {"alpha": alpha})
 
 
+def add_extra_maps(group: Any) -> None:
+    """Add what says which maps are written on request."""
+    group.add_argument(
+        "--effect-size",
+        action="store_true",
+        help="Cohen's d, Hedges' g and its variance for means and differences of groups (columns "
+        "that are 1 throughout or take two values that differ by 1), partial r and R2 for other "
+        "columns, partial R2 for F",
+    )
+    group.add_argument(
+        "--confidence",
+        type=confidence,
+        metavar="0.95",
+        help="lower and upper limits of the effect of a t contrast, at every voxel by itself",
+    )
+    group.add_argument(
+        "--q",
+        action="store_true",
+        help="p adjusted for the false discovery rate (Benjamini-Hochberg), two-sided without "
+        "--one-sided",
+    )
+    group.add_argument(
+        "--log10-p", action="store_true", help="-log10 p, one-sided, upper tail as the p map"
+    )
+
+
 def size_in_bytes(word: str) -> int:
     """Read an amount of memory."""
     try:
@@ -140,4 +167,14 @@ def distance(word: str) -> float:
     value = float(word)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a distance in mm > 0, got {word}")
+    return value
+
+
+def confidence(word: str) -> float:
+    """Read a level of confidence."""
+    value = float(word)
+    try:
+        check_level(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
     return value

@@ -16,6 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from gpustats import images
 from gpustats.contrast_maps import ContrastMaps
+from gpustats.extra_maps import ExtraMaps
 from gpustats.spaces import Grid
 from gpustats.tables import Clusters, surviving_clusters
 from gpustats.thresholding import ThresholdRule
@@ -23,6 +24,8 @@ from gpustats.thresholding import ThresholdRule
 Pictures: TypeAlias = dict[str, tuple[Any, DTypeLike]]
 """Images by the name of their file, and the type of their voxels on disk."""
 
+
+ONLY_THE_USUAL = ExtraMaps()
 
 EXTREMES = (np.argmax, np.argmin)
 """Where the values are that a summary names."""
@@ -55,7 +58,11 @@ def result_folder(folder: Path) -> Iterator[Path]:
 
 
 def write_contrast(
-    folder: Path, maps: ContrastMaps, rule: ThresholdRule, min_distance: float
+    folder: Path,
+    maps: ContrastMaps,
+    rule: ThresholdRule,
+    min_distance: float,
+    extra: ExtraMaps = ONLY_THE_USUAL,
 ) -> dict[str, Any]:
     """Write the maps, the thresholded map and the clusters of a contrast.
 
@@ -69,6 +76,8 @@ def write_contrast(
         Which voxels count.
     min_distance
         Least distance of sub-peaks in mm.
+    extra
+        Which maps to write besides the usual ones.
 
     Returns
     -------
@@ -78,12 +87,18 @@ def write_contrast(
     rule = rule.for_statistic(maps.contrast.statistic)
     height, thresholded, clusters = surviving_clusters(maps.z, maps.grid, rule, min_distance)
     pictures = contrast_images(maps, thresholded, clusters)
+    described = {}
+    for one in extra.of(maps, rule.two_sided):
+        name = f"contrast-{maps.contrast.label}_{one.entities}_statmap.nii.gz"
+        pictures[name] = (images.unmask(one.values, maps.grid, one.description), one.dtype)
+        described[name] = one.description
     save_images(folder, pictures)
     table_name = write_clusters(folder, maps, clusters)
     return {
         **contrast_summary(maps),
         **_threshold_summary(rule, height, clusters, int(np.count_nonzero(thresholded))),
         "min_distance_mm": min_distance,
+        "extra_maps": described,
         "files": [*sorted(pictures), table_name],
     }
 
