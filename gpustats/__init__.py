@@ -23,6 +23,7 @@ from gpustats.second_level import SecondLevelModel, make_second_level_design_mat
 from gpustats.spaces import Grid
 from gpustats.tables import get_clusters_table
 from gpustats.thresholding import map_threshold, threshold_stats_img
+from gpustats.true_discoveries import cluster_level_inference
 
 __version__ = "0.1.0"
 
@@ -44,6 +45,7 @@ __all__ = [
     "Tfce",
     "Voxelwise",
     "__version__",
+    "cluster_level_inference",
     "compat",
     "fit",
     "get_clusters_table",
