@@ -58,7 +58,7 @@ def add_fit(commands: Any) -> None:
     )
     thresholds.add_argument("--threshold", type=float, metavar="Z", help="z chosen by hand")
     cli_options.add_survival(thresholds, alpha=0.001)
-    cli_options.add_extra_maps(fit.add_argument_group("further maps"))
+    cli_options.add_extra_maps(fit.add_argument_group("further results"))
     fit.add_argument("--title", help="title of the report")
     cli_options.add_device(fit)
     cli_options.add_memory(fit)
@@ -87,7 +87,9 @@ def _fit(options: argparse.Namespace) -> None:
             "plan": None if fitted.plan is None else fitted.plan.as_settings(),
             "design": fitted.design.table.to_dict(orient="list"),
             "contrasts": [
-                write_contrast(partial, result, rule, options.min_distance, extra)
+                write_contrast(
+                    partial, result, rule, options.min_distance, extra, options.true_discoveries
+                )
                 for result in results.values()
             ],
             "report": _write_report(partial / "report.html", fitted, results, rule, options),

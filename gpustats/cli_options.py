@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gpustats.effect_sizes import check_level
 from gpustats.memory import parse_bytes
+from gpustats.true_discoveries import check_rate
 
 SURVIVAL: dict[str, Any] = {
     "alpha": 0.05,
@@ -127,7 +129,7 @@ def add_survival(group: Any, alpha: float) -> None:
 
 
 def add_extra_maps(group: Any) -> None:
-    """Add what says which maps are written on request."""
+    """Add what says which maps, and which column of the table, are written on request."""
     group.add_argument(
         "--effect-size",
         action="store_true",
@@ -149,6 +151,13 @@ def add_extra_maps(group: Any) -> None:
     )
     group.add_argument(
         "--log10-p", action="store_true", help="-log10 p, one-sided, upper tail as the p map"
+    )
+    group.add_argument(
+        "--true-discoveries",
+        type=error_rate,
+        metavar="0.05",
+        help="add the share of active voxels of each cluster, at least, to the table: "
+        "all-resolutions inference at this error rate, two-sided without --one-sided",
     )
 
 
@@ -172,9 +181,18 @@ def distance(word: str) -> float:
 
 def confidence(word: str) -> float:
     """Read a level of confidence."""
-    value = float(word)
+    return _checked(float(word), check_level)
+
+
+def error_rate(word: str) -> float:
+    """Read an error rate."""
+    return _checked(float(word), check_rate)
+
+
+def _checked(value: float, check: Callable[[float], None]) -> float:
+    """Return a number that passes a check; what the check says is the parser's error."""
     try:
-        check_level(value)
+        check(value)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return value

@@ -18,7 +18,7 @@ from gpustats import images
 from gpustats.contrast_maps import ContrastMaps
 from gpustats.extra_maps import ExtraMaps
 from gpustats.spaces import Grid
-from gpustats.tables import Clusters, surviving_clusters
+from gpustats.tables import Clusters, surviving_clusters, with_true_discoveries
 from gpustats.thresholding import ThresholdRule
 
 Pictures: TypeAlias = dict[str, tuple[Any, DTypeLike]]
@@ -63,6 +63,7 @@ def write_contrast(
     rule: ThresholdRule,
     min_distance: float,
     extra: ExtraMaps = ONLY_THE_USUAL,
+    true_discovery_alpha: float | None = None,
 ) -> dict[str, Any]:
     """Write the maps, the thresholded map and the clusters of a contrast.
 
@@ -78,6 +79,8 @@ def write_contrast(
         Least distance of sub-peaks in mm.
     extra
         Which maps to write besides the usual ones.
+    true_discovery_alpha
+        The rate of the true-discovery proportions in the table; none by default.
 
     Returns
     -------
@@ -86,6 +89,10 @@ def write_contrast(
     """
     rule = rule.for_statistic(maps.contrast.statistic)
     height, thresholded, clusters = surviving_clusters(maps.z, maps.grid, rule, min_distance)
+    if true_discovery_alpha is not None:
+        clusters = with_true_discoveries(
+            clusters, maps.z, maps.grid, true_discovery_alpha, rule.two_sided
+        )
     pictures = contrast_images(maps, thresholded, clusters)
     described = {}
     for one in extra.of(maps, rule.two_sided):
@@ -99,6 +106,7 @@ def write_contrast(
         **_threshold_summary(rule, height, clusters, int(np.count_nonzero(thresholded))),
         "min_distance_mm": min_distance,
         "extra_maps": described,
+        "true_discovery_alpha": true_discovery_alpha,
         "files": [*sorted(pictures), table_name],
     }
 

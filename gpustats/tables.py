@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from string import ascii_lowercase
 from typing import Any
 
@@ -15,10 +15,13 @@ from scipy.ndimage import label as label_volume
 
 from gpustats import images
 from gpustats.engines import resolve
+from gpustats.significance import upper_tail_p
 from gpustats.spaces import Grid
-from gpustats.thresholding import ThresholdRule
+from gpustats.thresholding import ThresholdRule, tested_voxels
+from gpustats.true_discoveries import true_discoveries, warn_of_thresholded
 
 COLUMNS = ["Cluster ID", "X", "Y", "Z", "Peak Stat", "Cluster Size (mm3)"]
+TRUE_DISCOVERIES = "True Discovery Proportion"
 MAX_SUBPEAKS = 3
 
 
@@ -56,6 +59,7 @@ def get_clusters_table(
     return_label_maps: bool = False,
     *,
     connectivity: int = 6,
+    true_discovery_alpha: float | None = None,
 ) -> pd.DataFrame | tuple[pd.DataFrame, list[Any]]:
     """List the clusters of a statistical map with their peaks and sizes.
 
@@ -78,6 +82,11 @@ def get_clusters_table(
         Whether to return the label maps as well.
     connectivity
         Which voxels touch: 6, 18 or 26 neighbours.
+    true_discovery_alpha
+        Adds a column ``True Discovery Proportion``: the share of active voxels of each cluster, at
+        least, by all-resolutions inference at this rate (`cluster_level_inference`). ``stat_img``
+        must then be a whole z map, not thresholded, 0 or not finite outside the mask. With
+        ``two_sided`` p is that of both tails.
 
     Returns
     -------
@@ -94,7 +103,7 @@ def get_clusters_table(
     ------
     ValueError
         If a threshold is not a number, ``two_sided`` goes with a negative one, ``min_distance``
-        is not positive, or the connectivity is unknown.
+        is not positive, the connectivity is unknown, or ``true_discovery_alpha`` is no rate.
 
     Notes
     -----
@@ -111,9 +120,14 @@ def get_clusters_table(
         min_distance=min_distance,
         connectivity=connectivity,
     )
+    signs = _signs(stat_threshold, two_sided)
+    if true_discovery_alpha is not None:
+        grid = tested_voxels(volume, affine, None)
+        z = signs[0] * volume[grid.mask]
+        warn_of_thresholded(z)
+        clusters = with_true_discoveries(clusters, z, grid, true_discovery_alpha, two_sided)
     if not return_label_maps:
         return clusters.table
-    signs = _signs(stat_threshold, two_sided)
     parts = [np.where(np.sign(clusters.labels) == sign, clusters.labels, 0) for sign in signs]
     return clusters.table, [images.to_image(part, affine, "cluster labels") for part in parts]
 
@@ -195,6 +209,31 @@ def find_clusters(
             apart = _far_apart(coordinates, min_distance)[: MAX_SUBPEAKS + 1]
             rows += _rows(sign * number, coordinates[apart], sign * heights[apart], size_mm3)
     return Clusters(labels, affine, pd.DataFrame(rows, columns=COLUMNS))
+
+
+def with_true_discoveries(
+    clusters: Clusters, z: NDArray[np.float64], grid: Grid, alpha: float, two_sided: bool
+) -> Clusters:
+    """Add the true-discovery proportion of each cluster to the table.
+
+    Parameters
+    ----------
+    clusters
+        The clusters, of the voxels of ``grid``.
+    z
+        ``(n_voxels,)``, of all voxels that were tested.
+    grid
+        Which voxels these are.
+    alpha
+        The probability that any proportion is too large.
+    two_sided
+        Whether p is that of both tails.
+    """
+    p = upper_tail_p(z, two_sided=two_sided)
+    found = true_discoveries(p, clusters.labels[grid.mask], alpha)
+    proportions = dict(zip(found.names.tolist(), found.proportions.tolist(), strict=True))
+    column = [proportions.get(name, "") for name in clusters.table["Cluster ID"]]
+    return replace(clusters, table=clusters.table.assign(**{TRUE_DISCOVERIES: column}))
 
 
 def _is_number(value: object) -> bool:

@@ -56,8 +56,8 @@ def hommel_number(p: ArrayLike, alpha: float) -> int:
     Returns
     -------
     int
-        h = max {i : i p₍m-i+j₎ > j alpha for j = 1 ... i} [1]_, with m tests, 0 if there is none. At
-        most so many hypotheses are true, with confidence 1 - alpha.
+        h = max {i : i p₍m-i+j₎ > j alpha for j = 1 ... i} [1]_, with m tests, 0 if there is none.
+        At most so many hypotheses are true, with confidence 1 - alpha.
 
     Notes
     -----

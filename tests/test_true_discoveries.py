@@ -5,13 +5,14 @@ from itertools import combinations
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 from nilearn.glm import cluster_level_inference as nilearn_inference
 from scipy import stats
 from scipy.ndimage import gaussian_filter, label
-from simulate import AFFINE, ellipsoid
+from simulate import AFFINE, ellipsoid, make_maps, save_group
 
-from gpustats import cluster_level_inference
+from gpustats import cluster_level_inference, get_clusters_table
 from gpustats.true_discoveries import hommel_number, true_discoveries
 
 
@@ -157,3 +158,53 @@ def test_sets_and_p_belong_together():
         true_discoveries([0.1, 0.2], [1], 0.05)
     with pytest.raises(ValueError, match="1 NaN"):
         true_discoveries([0.1, np.nan], [1, 1], 0.05)
+
+
+def test_the_table_tells_what_the_map_does(z_map):
+    image, mask = z_map
+    plain = get_clusters_table(image, 3.0)
+    table, labels = get_clusters_table(
+        image, 3.0, return_label_maps=True, true_discovery_alpha=0.05
+    )
+    assert list(table.columns) == [*plain.columns, "True Discovery Proportion"]
+    assert table[plain.columns].equals(plain)
+    proportions = cluster_level_inference(image, mask, 3.0, 0.05).get_fdata()
+    main = table[table["Cluster ID"].map(lambda name: isinstance(name, int))]
+    assert main["True Discovery Proportion"].max() > 0
+    for name, proportion in zip(main["Cluster ID"], main.iloc[:, -1], strict=True):
+        assert set(proportions[labels[0].get_fdata() == name]) == {proportion}
+    assert set(table.drop(main.index)["True Discovery Proportion"]) <= {""}
+
+
+def test_the_tables_of_both_signs_take_p_of_both_tails(z_map):
+    image, mask = z_map
+    z = image.get_fdata()[mask.get_fdata() > 0]
+    table, labels = get_clusters_table(
+        image, 3.0, two_sided=True, return_label_maps=True, true_discovery_alpha=0.1
+    )
+    inside = sum(part.get_fdata() for part in labels)[mask.get_fdata() > 0].astype(int)
+    bounds = true_discoveries(2 * stats.norm.sf(np.abs(z)), inside, 0.1)
+    expected = dict(zip(bounds.names.tolist(), bounds.proportions, strict=True))
+    main = table[table["Cluster ID"].map(lambda name: isinstance(name, int))]
+    given = dict(zip(main["Cluster ID"], main["True Discovery Proportion"], strict=True))
+    assert given == pytest.approx(expected)
+    assert min(given) < 0 < max(given)
+    turned = nib.Nifti1Image(-image.get_fdata(), AFFINE)
+    below = get_clusters_table(turned, -3.0, true_discovery_alpha=0.05)
+    above = get_clusters_table(image, 3.0, true_discovery_alpha=0.05)
+    assert below.iloc[:, -1].tolist() == above.iloc[:, -1].tolist()
+
+
+def test_the_command_line_adds_the_column(run, tmp_path, rng):
+    maps = make_maps(rng, mean=0)
+    maps.values[:40] += 3
+    files = save_group(tmp_path, maps)
+    assert run("fit", *files, "--true-discoveries", "0.1", "--one-sided")[0] == 0
+    table = pd.read_csv("gpustats-results/contrast-intercept_clusters.tsv", sep="\t")
+    z = nib.load("gpustats-results/contrast-intercept_stat-z_statmap.nii.gz").get_fdata()
+    labels = nib.load("gpustats-results/contrast-intercept_desc-clusters_dseg.nii.gz").get_fdata()
+    inside = maps.grid.mask
+    bounds = true_discoveries(stats.norm.sf(z[inside]), labels[inside].astype(int), 0.1)
+    given = table["True Discovery Proportion"].dropna()
+    assert sorted(given) == pytest.approx(sorted(bounds.proportions))
+    assert given.max() > 0.5
