@@ -20,6 +20,7 @@ from gpustats.permutation_outputs import save_maps
 from gpustats.presets import compat
 from gpustats.report import Report, make_glm_report, view_img
 from gpustats.second_level import SecondLevelModel, make_second_level_design_matrix
+from gpustats.significance import fdr_q, log10_p
 from gpustats.spaces import Grid
 from gpustats.tables import get_clusters_table
 from gpustats.thresholding import map_threshold, threshold_stats_img
@@ -47,10 +48,12 @@ __all__ = [
     "__version__",
     "cluster_level_inference",
     "compat",
+    "fdr_q",
     "fit",
     "get_clusters_table",
     "load_inference",
     "load_maps",
+    "log10_p",
     "make_glm_report",
     "make_second_level_design_matrix",
     "map_threshold",
