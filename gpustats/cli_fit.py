@@ -21,7 +21,6 @@ from gpustats.cli_data import (
 from gpustats.contrast_maps import ContrastMaps
 from gpustats.engines import resolve
 from gpustats.environment import versions
-from gpustats.extra_maps import ExtraMaps
 from gpustats.fits import Fit
 from gpustats.outputs import result_folder, write_contrast, write_json
 from gpustats.planning import described_maps
@@ -69,7 +68,8 @@ def _fit(options: argparse.Namespace) -> None:
     """Fit, write, report."""
     started = time.perf_counter()
     rule = _threshold_rule(options)
-    extra = ExtraMaps(options.effect_size, options.confidence, options.q, options.log10_p)
+    extra = cli_options.extra_maps(vars(options))
+    table = cli_options.table_choices(vars(options))
     engine = resolve(options.device)
     group = find_group(options)
     design = make_design(options, read_design_table(options), group)
@@ -87,10 +87,7 @@ def _fit(options: argparse.Namespace) -> None:
             "plan": None if fitted.plan is None else fitted.plan.as_settings(),
             "design": fitted.design.table.to_dict(orient="list"),
             "contrasts": [
-                write_contrast(
-                    partial, result, rule, options.min_distance, extra, options.true_discoveries
-                )
-                for result in results.values()
+                write_contrast(partial, result, rule, table, extra) for result in results.values()
             ],
             "report": _write_report(partial / "report.html", fitted, results, rule, options),
         }
