@@ -24,6 +24,7 @@ from gpustats.environment import versions
 from gpustats.fits import Fit
 from gpustats.outputs import result_folder, write_contrast, write_json
 from gpustats.planning import described_maps
+from gpustats.pooled_variance import warn_of_unequal_variances
 from gpustats.thresholding import ThresholdRule
 
 logger = logging.getLogger("gpustats")
@@ -77,6 +78,8 @@ def _fit(options: argparse.Namespace) -> None:
     with result_folder(options.output_dir) as partial:
         maps = reading(options).read(group)
         fitted = glm.fit(maps, design, device=options.device, memory=options.memory)
+        for contrast in contrasts:
+            warn_of_unequal_variances(fitted.maps, fitted.design, contrast)
         results = {contrast.name: fitted.contrast(contrast) for contrast in contrasts}
         summary: dict[str, Any] = {
             "command": "fit",
