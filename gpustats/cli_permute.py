@@ -41,6 +41,7 @@ from gpustats.inference import permutation_test
 from gpustats.outputs import result_folder
 from gpustats.partition import SCHEMES
 from gpustats.shuffles import Shard
+from gpustats.simes import TrueDiscoveries
 
 EXAMPLES = """\
 p maps hold p corrected over voxels (fwe) or of each voxel alone (unc), and 1 outside the mask.
@@ -65,6 +66,7 @@ STATISTICS: dict[str, Callable[[argparse.Namespace], Statistic]] = {
     ),
     "cluster-extent": lambda options: ClusterExtent(**_forming(options)),
     "cluster-mass": lambda options: ClusterMass(**_forming(options)),
+    "true-discoveries": lambda _: TrueDiscoveries(),
 }
 """How the statistics that can be named are made of the options."""
 

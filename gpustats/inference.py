@@ -82,7 +82,8 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     contrast
         A `Contrast`, or what `Design.contrast` takes; or a mapping from names to them.
     statistics
-        What to compare: any of `Voxelwise`, `ClusterExtent`, `ClusterMass`, `Tfce`.
+        What to compare: any of `Voxelwise`, `ClusterExtent`, `ClusterMass`, `Tfce`,
+        `TrueDiscoveries`.
     n_permutations
         Rearrangements to use, the observed one included. If no more than this many distinct
         ones exist, all of them are used once and the test is exact.

@@ -26,7 +26,8 @@ class Outcome:
     Parameters
     ----------
     statistic
-        Its name: ``"voxelwise"``, ``"cluster_extent"``, ``"cluster_mass"`` or ``"tfce"``.
+        Its name: ``"voxelwise"``, ``"cluster_extent"``, ``"cluster_mass"``, ``"tfce"`` or
+        ``"true_discoveries"``.
     contrast
         What was tested.
     observed

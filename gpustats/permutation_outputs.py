@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gpustats import images
+from gpustats import images, simes
 from gpustats.contrast_maps import ContrastMaps
 from gpustats.environment import versions
 from gpustats.outcomes import Inference, Outcome
@@ -25,11 +26,15 @@ from gpustats.outputs import (
     write_json,
 )
 from gpustats.spaces import Grid
-from gpustats.tables import clusters_at
+from gpustats.tables import clusters_at, with_proportions
 from gpustats.thresholding import ThresholdRule
+from gpustats.true_discoveries import Discoveries, permutation_true_discoveries
 
 USUAL_ALPHA = 0.05
 """The error rate whose threshold is written down whatever was asked for."""
+
+BY_PERMUTATION = "True Discovery Proportion (permutation)"
+"""The column of the table with the bounds of `TrueDiscoveries`."""
 
 NOT_ZERO = float(np.nextafter(0, 1))
 """The height that keeps all of a map but its zeros."""
@@ -125,6 +130,9 @@ def _write_contrast(
     corrected = [outcome.p_corrected for outcome in outcomes]
     z = np.where(corrected[0] <= rule.alpha, maps.z, 0.0)
     thresholded, clusters = clusters_at(NOT_ZERO, z, grid, rule, min_distance)
+    found = _discoveries(outcomes, clusters.labels[grid.mask], rule.alpha)
+    if found is not None:
+        clusters = with_proportions(clusters, found, BY_PERMUTATION)
     pictures = contrast_images(maps, thresholded, clusters)
     tables = [write_clusters(folder, maps, clusters)]
     for outcome, p in zip(outcomes, corrected, strict=True):
@@ -152,8 +160,29 @@ def _write_contrast(
             "n_surviving_voxels": int(np.count_nonzero(thresholded)),
             "n_clusters": clusters.n_clusters,
         },
+        **({} if found is None else {"clusters": _described(found)}),
         "files": [*sorted(pictures), *sorted(tables)],
     }
+
+
+def _discoveries(
+    outcomes: Sequence[Outcome], labels: NDArray[np.int32], alpha: float
+) -> Discoveries | None:
+    """Bound the discoveries of clusters; None if `TrueDiscoveries` was not among the statistics."""
+    for outcome in outcomes:
+        if outcome.statistic == simes.NAME:
+            return permutation_true_discoveries(outcome, labels, alpha)
+    return None
+
+
+def _described(found: Discoveries) -> list[dict[str, Any]]:
+    """Return the proportions of clusters for the JSON, in the order of the table."""
+    columns = (found.names.tolist(), found.sizes.tolist(), found.proportions.tolist())
+    clusters = [
+        {"id": name, "n_voxels": size, "true_discovery_proportion_permutation": proportion}
+        for name, size, proportion in zip(*columns, strict=True)
+    ]
+    return sorted(clusters, key=lambda one: (one["id"] < 0, abs(one["id"])))
 
 
 def _images(outcome: Outcome, p_corrected: NDArray[np.float64], grid: Grid) -> Pictures:

@@ -18,7 +18,7 @@ from gpustats.engines import resolve
 from gpustats.significance import upper_tail_p
 from gpustats.spaces import Grid
 from gpustats.thresholding import ThresholdRule, tested_voxels
-from gpustats.true_discoveries import true_discoveries, warn_of_thresholded
+from gpustats.true_discoveries import Discoveries, true_discoveries, warn_of_thresholded
 
 COLUMNS = ["Cluster ID", "X", "Y", "Z", "Peak Stat", "Cluster Size (mm3)"]
 TRUE_DISCOVERIES = "True Discovery Proportion"
@@ -231,9 +231,14 @@ def with_true_discoveries(
     """
     p = upper_tail_p(z, two_sided=two_sided)
     found = true_discoveries(p, clusters.labels[grid.mask], alpha)
+    return with_proportions(clusters, found, TRUE_DISCOVERIES)
+
+
+def with_proportions(clusters: Clusters, found: Discoveries, title: str) -> Clusters:
+    """Add a column with the proportion of each cluster to the table, given by its number."""
     proportions = dict(zip(found.names.tolist(), found.proportions.tolist(), strict=True))
     column = [proportions.get(name, "") for name in clusters.table["Cluster ID"]]
-    return replace(clusters, table=clusters.table.assign(**{TRUE_DISCOVERIES: column}))
+    return replace(clusters, table=clusters.table.assign(**{title: column}))
 
 
 def _is_number(value: object) -> bool:

@@ -4,12 +4,14 @@ import numpy as np
 
 from gpustats import checkpoints
 from gpustats.enhancements import ClusterExtent, ClusterMass, Tfce, Voxelwise
+from gpustats.simes import TrueDiscoveries
 
 EVERYTHING = (
     Voxelwise(),
     ClusterExtent(connectivity=26, threshold_t=1.5),
     ClusterMass(connectivity=18, threshold_p=0.1),
     Tfce(),
+    TrueDiscoveries(),
 )
 ARRAYS = ("observed", "limits", "maxima", "null_maxima", "counts")
 CHECKPOINT = "contrast-1.checkpoint"
