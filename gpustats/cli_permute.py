@@ -116,6 +116,11 @@ def _add_statistics(group: Any) -> None:
     group.add_argument(
         "--uncorrected", action="store_true", help="uncorrected p of clusters and TFCE too"
     )
+    group.add_argument(
+        "--null-contributions",
+        action="store_true",
+        help="maps of how many shuffles have their maximum at each voxel",
+    )
 
 
 def _add_shuffles(group: Any) -> None:
@@ -180,6 +185,7 @@ def _permute(options: argparse.Namespace) -> None:
                 errors=options.errors,
                 scheme=options.scheme,
                 uncorrected=options.uncorrected,
+                null_contributions=options.null_contributions,
                 device=options.device,
                 memory=options.memory,
                 checkpoint=options.checkpoint,

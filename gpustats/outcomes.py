@@ -52,6 +52,10 @@ class Outcome:
     scale
         What values of voxels are given as: ``"statistic"``, or ``"z"`` where degrees of freedom
         differ because voxels lack subjects.
+    null_contributions
+        ``(n_voxels,)`` int64: how many of the shuffles have their maximum at each voxel, ties
+        included: at all voxels of the winning cluster, at the voxels whose ranks make the largest
+        value of `TrueDiscoveries`. None if that was not counted.
     """
 
     statistic: str
@@ -65,6 +69,7 @@ class Outcome:
     null_maxima: NDArray[np.float64]
     counts: NDArray[np.int64] | None
     scale: Scale = "statistic"
+    null_contributions: NDArray[np.int64] | None = None
 
     @property
     def is_complete(self) -> bool:

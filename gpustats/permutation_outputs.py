@@ -200,6 +200,12 @@ def _images(outcome: Outcome, p_corrected: NDArray[np.float64], grid: Grid) -> P
         )
         for kind, p in p_maps.items()
     }
+    if outcome.null_contributions is not None:
+        counts = grid.unmask(outcome.null_contributions)
+        pictures[f"{prefix}_desc-{label}nullcontributions_statmap.nii.gz"] = (
+            images.to_image(counts, grid.affine, outcome.contrast.name),
+            np.int32,
+        )
     if outcome.statistic != "voxelwise":
         score = images.unmask(outcome.observed, grid, outcome.contrast.name)
         pictures[f"{prefix}_stat-{label}_statmap.nii.gz"] = (score, np.float32)

@@ -78,3 +78,8 @@ class _Ranked:
         """Return the score of the next lower step, into which rounding may bring a tie."""
         places = np.searchsorted(self.heights, scores) - 1
         return np.where(places < 0, scores, self.heights[places])
+
+    def supplying(self, maps: Array, peaks: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the score of the lowest of the voxels whose number and scores make the peak."""
+        own, levels = map(self.engine.to_host, self.engine.rank_peaks(maps, self.heights, None))
+        return np.where((peaks > 0) & (own >= peaks), levels, np.inf)

@@ -13,7 +13,7 @@ EVERYTHING = (
     Tfce(),
     TrueDiscoveries(),
 )
-ARRAYS = ("observed", "limits", "maxima", "null_maxima", "counts")
+ARRAYS = ("observed", "limits", "maxima", "null_maxima", "counts", "null_contributions")
 CHECKPOINT = "contrast-1.checkpoint"
 """The file of the first contrast in a folder of checkpoints."""
 
