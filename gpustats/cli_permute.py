@@ -41,6 +41,7 @@ from gpustats.inference import permutation_test
 from gpustats.outputs import result_folder
 from gpustats.partition import SCHEMES
 from gpustats.shuffles import Shard
+from gpustats.simes import TrueDiscoveries
 
 EXAMPLES = """\
 p maps hold p corrected over voxels (fwe) or of each voxel alone (unc), and 1 outside the mask.
@@ -65,6 +66,7 @@ STATISTICS: dict[str, Callable[[argparse.Namespace], Statistic]] = {
     ),
     "cluster-extent": lambda options: ClusterExtent(**_forming(options)),
     "cluster-mass": lambda options: ClusterMass(**_forming(options)),
+    "true-discoveries": lambda _: TrueDiscoveries(),
 }
 """How the statistics that can be named are made of the options."""
 
@@ -114,6 +116,11 @@ def _add_statistics(group: Any) -> None:
     group.add_argument("--tfce-step", type=float, metavar="STEP", help="exact integral if absent")
     group.add_argument(
         "--uncorrected", action="store_true", help="uncorrected p of clusters and TFCE too"
+    )
+    group.add_argument(
+        "--null-contributions",
+        action="store_true",
+        help="maps of how many shuffles have their maximum at each voxel",
     )
 
 
@@ -179,6 +186,7 @@ def _permute(options: argparse.Namespace) -> None:
                 errors=options.errors,
                 scheme=options.scheme,
                 uncorrected=options.uncorrected,
+                null_contributions=options.null_contributions,
                 device=options.device,
                 memory=options.memory,
                 checkpoint=options.checkpoint,

@@ -20,7 +20,12 @@ from gpustats.thresholding import ThresholdRule
 PART_PREFIX = "inference_"
 """How files with the results of some of the shuffles begin."""
 
-SCORES = {"cluster_extent": "extent", "cluster_mass": "mass", "tfce": "TFCE"}
+SCORES = {
+    "cluster_extent": "extent",
+    "cluster_mass": "mass",
+    "tfce": "TFCE",
+    "true_discoveries": "-log10 p",
+}
 """What the scores of a statistic are called; those of voxels are t or F, or their z."""
 
 

@@ -67,6 +67,10 @@ class Enhancer(Protocol):
         """Return what a null score must reach to count as no smaller than each of ``scores``."""
         ...
 
+    def supplying(self, maps: Array, peaks: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return which score makes a voxel supply the peak of its map; infinite where none does."""
+        ...
+
 
 class Statistic(Protocol):
     """What is compared: an options object that makes its enhancer."""
@@ -232,6 +236,11 @@ class _Clusters:
         """Return the scores: extents tie exactly, masses to their last digits."""
         return scores if self.mass is None else scores * (1 - RELATIVE_TIE)
 
+    def supplying(self, maps: Array, peaks: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the peaks: the voxels that have them supply them."""
+        del maps
+        return peak_scores(self, peaks)
+
 
 @dataclass(frozen=True)
 class Tfce:
@@ -322,6 +331,11 @@ class _Enhanced:
         """Return the scores, but for their last digits."""
         return scores * (1 - RELATIVE_TIE)
 
+    def supplying(self, maps: Array, peaks: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the peaks: the voxels that have them supply them."""
+        del maps
+        return peak_scores(self, peaks)
+
 
 @dataclass(frozen=True, eq=False)
 class _OwnLevels:
@@ -348,7 +362,17 @@ class _OwnLevels:
         """Return the scores, but for their last digits."""
         return self.enhanced.limits(scores)
 
+    def supplying(self, maps: Array, peaks: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the peaks: the voxels that have them supply them."""
+        del maps
+        return peak_scores(self, peaks)
+
     def _for(self, values: NDArray[np.float32]) -> _Enhanced:
         """Return what enhances one map, with the distance of its levels."""
         peak = float(np.abs(values).max() if self.two_sided else values.max())
         return replace(self.enhanced, step=max(peak, 0.0) / self.levels or 1.0)
+
+
+def peak_scores(enhancer: Enhancer, peaks: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return which score is no smaller than the peak of a map; infinite where there is no peak."""
+    return np.where(peaks > 0, enhancer.limits(peaks), np.inf)

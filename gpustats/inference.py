@@ -59,6 +59,7 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     errors: str = "auto",
     scheme: Scheme = "freedman-lane",
     uncorrected: bool = False,
+    null_contributions: bool = False,
     device: str = "auto",
     memory: str | int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -83,7 +84,8 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     contrast
         A `Contrast`, or what `Design.contrast` takes; or a mapping from names to them.
     statistics
-        What to compare: any of `Voxelwise`, `ClusterExtent`, `ClusterMass`, `Tfce`.
+        What to compare: any of `Voxelwise`, `ClusterExtent`, `ClusterMass`, `Tfce`,
+        `TrueDiscoveries`.
     n_permutations
         Rearrangements to use, the observed one included. If no more than this many distinct
         ones exist, all of them are used once and the test is exact.
@@ -107,6 +109,9 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     uncorrected
         Whether spatial statistics get uncorrected p too, which takes every null map in full.
         Voxels always do.
+    null_contributions
+        Whether to count at which voxels the shuffles have their maxima, which takes every null map
+        in full: it shows whether the rim of the mask, say, makes the thresholds.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
     memory
@@ -177,6 +182,7 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
         errors=errors,
         scheme=scheme,
         uncorrected=uncorrected,
+        null_contributions=null_contributions,
     )
     engine, budget = resolve(device), parse_bytes(memory)
     design = design_for(maps, design)
@@ -196,7 +202,8 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     keepers = _keepers(checkpoint, identity, checkpoint_seconds, len(tasks))
 
     def tests() -> Iterator[ContrastTest]:
-        return (ContrastTest(fitted, task, statistics, uncorrected) for task in tasks)
+        asked = uncorrected, null_contributions
+        return (ContrastTest(fitted, task, statistics, *asked) for task in tasks)
 
     streams = fitted.plan is not None and not crew
     seconds = _expected(tests()) if streams else [None] * len(tasks)

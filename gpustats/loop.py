@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpustats.complete_sweeping import Complete
+from gpustats.contributions import Contributions
 from gpustats.engines import SHUFFLE_TILE, Array, Engine, resolve
 from gpustats.enhancements import MapKind, Statistic
 from gpustats.fits import Fit, PairwiseFit
@@ -39,10 +40,17 @@ class ContrastTest:
         What is compared.
     uncorrected
         Whether scores of voxels are counted.
+    null_contributions
+        Whether it is counted which voxels supply the maxima.
     """
 
     def __init__(
-        self, fitted: Fit, task: Task, statistics: Sequence[Statistic], uncorrected: bool
+        self,
+        fitted: Fit,
+        task: Task,
+        statistics: Sequence[Statistic],
+        uncorrected: bool,
+        null_contributions: bool = False,
     ) -> None:
         self.device = fitted.device
         self.maps = fitted.maps
@@ -51,6 +59,7 @@ class ContrastTest:
         self.two_sided = task.two_sided
         self.statistics = statistics
         self.uncorrected = uncorrected
+        self.null_contributions = null_contributions
         self.reported = fitted.contrast(task.contrast)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -79,7 +88,7 @@ class ContrastTest:
         voxels = self.voxels
         voxels.begin(self.task)
         alone = all(statistic.name == "voxelwise" for statistic in self.statistics)
-        if alone and isinstance(voxels, Complete):
+        if alone and isinstance(voxels, Complete) and not self.null_contributions:
             return [self._voxelwise(voxels, *voxels.block_by_block(finish, keeper))]
         return self._by_shuffles(voxels, finish, keeper)
 
@@ -87,14 +96,18 @@ class ContrastTest:
         """Take batches of shuffles one by one, all voxels inside: whole maps can be scored."""
         indices = self.task.indices
         spatial = self.scored(voxels.observed, voxels.df)
-        rooms = self._rooms(voxels.n_voxels) if spatial else []
+        with_voxels = any(statistic.name == "voxelwise" for statistic in self.statistics)
+        supply = self._supply(voxels.n_voxels) if with_voxels else None
+        rooms = self._rooms(voxels.n_voxels) if spatial or supply else []
         maxima, done = np.empty(len(indices)), 0
         if (resumed := keeper.resumed()) is not None:
             done = int(resumed["done"])
             maxima[:done] = resumed["maxima"]
             voxels.go_on(resumed["counts"])
             for name, scored in spatial.items():
-                scored.go_on(resumed[f"{name}_maxima"], resumed.get(f"{name}_counts"))
+                scored.go_on(resumed, name)
+            if supply is not None:
+                supply.go_on(resumed["contributions"])
             finish(done)
 
         def state() -> State:
@@ -102,6 +115,7 @@ class ContrastTest:
                 "done": np.array(done),
                 "maxima": maxima[:done],
                 "counts": voxels.counts,
+                **({} if supply is None else {"contributions": supply.counts}),
                 **{k: v for name, scored in spatial.items() for k, v in scored.state(name)},
             }
 
@@ -110,13 +124,15 @@ class ContrastTest:
             place = slice(batch.start - indices.start, batch.stop - indices.start)
             maps = _filling(rooms, len(batch))
             maxima[place] = voxels.sweep(batch, maps, finish)
-            for scored in spatial.values():
-                for some in maps:
+            for some in maps:
+                if supply is not None:
+                    supply.add_values(some)
+                for scored in spatial.values():
                     scored.add(some)
             done = place.stop
             keeper.offer(state, last=done == len(indices))
         return [
-            self._voxelwise(voxels, maxima, voxels.limits, voxels.counts)
+            self._voxelwise(voxels, maxima, voxels.limits, voxels.counts, supply)
             if name == "voxelwise"
             else self._of_scores(voxels, name, spatial[name])
             for name in [statistic.name for statistic in self.statistics]
@@ -136,10 +152,23 @@ class ContrastTest:
         kind = MapKind(self.task.contrast.statistic, df, self.two_sided, peak)
         enhancers = {s.name: s.enhancer(self.engine, self.maps.grid, kind) for s in self.statistics}
         return {
-            name: Scored(self.engine, enhancer, observed, self.two_sided, self.uncorrected)
+            name: Scored(
+                self.engine,
+                enhancer,
+                observed,
+                self.two_sided,
+                self.uncorrected,
+                self._supply(observed.size),
+            )
             for name, enhancer in enhancers.items()
             if enhancer is not None
         }
+
+    def _supply(self, n_voxels: int) -> Contributions | None:
+        """Return what counts the voxels that supply maxima; None if that was not asked for."""
+        if not self.null_contributions:
+            return None
+        return Contributions(self.engine, n_voxels, self.two_sided)
 
     def _rooms(self, n_voxels: int) -> list[Array]:
         """Return room for the maps of a batch: as many as pay off, or as were planned."""
@@ -157,6 +186,7 @@ class ContrastTest:
         maxima: NDArray[np.float64],
         limits: NDArray[np.float64],
         counts: NDArray[np.int64],
+        supply: Contributions | None = None,
     ) -> Outcome:
         """Collect what was found of the voxels' own values."""
         reported = self.reported
@@ -172,6 +202,7 @@ class ContrastTest:
             null_maxima=voxels.null_maxima(maxima),
             counts=counts,
             scale=voxels.scale,
+            null_contributions=None if supply is None else supply.counts,
         )
 
     def _of_scores(self, voxels: Swept, name: str, scored: Scored) -> Outcome:
@@ -179,6 +210,7 @@ class ContrastTest:
         reported = self.reported
         observed = reported.z if voxels.df is None else reported.statistic
         maxima, counts = scored.found(len(self.task.indices))
+        supply = scored.contributions
         return Outcome(
             statistic=name,
             contrast=self.task.contrast,
@@ -190,6 +222,7 @@ class ContrastTest:
             maxima=maxima,
             null_maxima=maxima,
             counts=counts,
+            null_contributions=None if supply is None else supply.counts,
         )
 
 

@@ -26,7 +26,8 @@ class Outcome:
     Parameters
     ----------
     statistic
-        Its name: ``"voxelwise"``, ``"cluster_extent"``, ``"cluster_mass"`` or ``"tfce"``.
+        Its name: ``"voxelwise"``, ``"cluster_extent"``, ``"cluster_mass"``, ``"tfce"`` or
+        ``"true_discoveries"``.
     contrast
         What was tested.
     observed
@@ -51,6 +52,10 @@ class Outcome:
     scale
         What values of voxels are given as: ``"statistic"``, or ``"z"`` where degrees of freedom
         differ because voxels lack subjects.
+    null_contributions
+        ``(n_voxels,)`` int64: how many of the shuffles have their maximum at each voxel, ties
+        included: at all voxels of the winning cluster, at the voxels whose ranks make the largest
+        value of `TrueDiscoveries`. None if that was not counted.
     """
 
     statistic: str
@@ -64,6 +69,7 @@ class Outcome:
     null_maxima: NDArray[np.float64]
     counts: NDArray[np.int64] | None
     scale: Scale = "statistic"
+    null_contributions: NDArray[np.int64] | None = None
 
     @property
     def is_complete(self) -> bool:

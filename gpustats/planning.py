@@ -81,6 +81,7 @@ class Choices:
     errors: str
     scheme: Scheme
     uncorrected: bool
+    null_contributions: bool = False
 
     def as_settings(self) -> dict[str, Any]:
         """Return what is kept of it, whichever range of shuffles is computed."""
@@ -91,6 +92,7 @@ class Choices:
             "errors": self.errors,
             "two_sided": self.two_sided is not False,
             "uncorrected": self.uncorrected,
+            "null_contributions": self.null_contributions,
             "statistics": [repr(statistic) for statistic in self.statistics],
         }
 
@@ -118,7 +120,8 @@ class Choices:
             design.rank,
             len(contrasts),
             len(self.statistics),
-            spatial=any(statistic.name != "voxelwise" for statistic in self.statistics),
+            spatial=self.null_contributions
+            or any(statistic.name != "voxelwise" for statistic in self.statistics),
         )
         tasks = []
         for one in contrasts:

@@ -25,7 +25,7 @@ from gpustats.environment import THREADS, n_cores, using_cores
 from gpustats.inference import permutation_test
 from gpustats.merging import merge
 
-ARRAYS = ("observed", "limits", "maxima", "null_maxima", "counts")
+ARRAYS = ("observed", "limits", "maxima", "null_maxima", "counts", "null_contributions")
 N_WORKERS = 2
 
 
@@ -67,6 +67,7 @@ def test_many_processes_give_the_bits_of_one(client, maps, table):
         "statistics": [Tfce(), Voxelwise(), ClusterMass(connectivity=18, threshold_z=1.5)],
         "n_permutations": 1000,
         "uncorrected": True,
+        "null_contributions": True,
         "device": "cpu",
     }
     for scheme in ("freedman-lane", "dekker"):

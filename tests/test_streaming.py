@@ -118,6 +118,7 @@ CASES = {
     "spatial, one-sided": ("age", {"statistics": EVERYTHING, "two_sided": False}),
     "spatial, F": (["age", "sex"], {"statistics": OF_F}),
     "counts": ("age", {"statistics": EVERYTHING, "uncorrected": True}),
+    "contributions": ("age", {"statistics": (Voxelwise(),), "null_contributions": True}),
     "own levels": ("age", {"statistics": (Tfce(levels=30, own_levels=True),)}),
     "two contrasts of maps": ({"a": "age", "s": "sex"}, {"statistics": (Tfce(),)}),
 }

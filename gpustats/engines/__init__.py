@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpustats.engines.gpu_devices import why_no_gpu
+from gpustats.engines.scores import ScoreCounts as ScoreCounts
 from gpustats.shuffles import Shuffles
 from gpustats.spaces import Lattice
 
@@ -99,22 +100,6 @@ class Exceedances(NamedTuple):
 
     limits: Array
     two_sided: bool
-    counts: Array
-
-
-class ScoreCounts(NamedTuple):
-    """Count the maps whose score reaches the observed one of a voxel.
-
-    Parameters
-    ----------
-    limits
-        ``(n_voxels,)`` float64, what a score must reach: positive, or infinite where nothing is
-        to be counted.
-    counts
-        ``(n_voxels,)`` int64, to which counting adds.
-    """
-
-    limits: Array
     counts: Array
 
 
@@ -343,6 +328,15 @@ class Engine(Protocol):
         step: float,
     ) -> NDArray[np.float64]:
         """Return the TFCE scores of the positive side of a map, ``(n_voxels,)``."""
+        ...
+
+    def rank_peaks(
+        self, maps: Array, heights: NDArray[np.float64], reaching: ScoreCounts | None
+    ) -> tuple[Array, Array]:
+        """Return the largest height + log10 of a rank of each map, and the height there.
+
+        A voxel has the height of its step (`scores.step_of`), and as rank how many are no lower.
+        """
         ...
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from gpustats import distributions
 from gpustats.engines import SHUFFLE_TILE, Regression, Units
 from gpustats.engines.cpu_memory import free_bytes
+from gpustats.engines.cpu_ranks import rank_peaks
 from gpustats.engines.cpu_shuffles import shuffled_rows
 from gpustats.engines.cpu_spatial import (
     cluster_counts,
@@ -57,6 +58,7 @@ __all__ = [
     "n_threads",
     "negate",
     "put",
+    "rank_peaks",
     "regress",
     "shuffled_rows",
     "statistic_of",
