@@ -358,8 +358,8 @@ def _is_misread(text: str) -> bool:
 def _plain(source: _Source) -> Vest:
     """Read rows of numbers without a header."""
     for line in source.lines:
-        if line.words[0].startswith("/"):
-            source.wrong(line.number, f"a header, but no line says {MATRIX}")
+        if line.words[0].startswith("/") or _is_misread(line.text):
+            source.wrong(line.number, f"part of a header, but no line begins with {MATRIX}")
     lines = source.lines
     while lines and lines[0].words[0].startswith(COMMENTS):
         lines = lines[1:]
