@@ -29,6 +29,14 @@ roundings: groups that change names leave F as it is, but for the basis in which
 """
 
 
+ABOVE_THE_PEAK = 1 + 1e-5
+"""How far the last of a number of levels lies above the largest value, whatever rounds that.
+
+A voxel is in the levels below its value (FSL's rule), so the last one is empty: it must be so for
+the map that is compared and for the one that is reported, which may differ in their last digits.
+"""
+
+
 @dataclass(frozen=True)
 class MapKind:
     """Say what the maps of a test hold.
@@ -312,7 +320,7 @@ class Tfce:
         """Return what scores maps of a grid."""
         step = self.step or 0.0
         if self.levels is not None and kind.peak > 0:
-            step = kind.peak / self.levels
+            step = kind.peak * ABOVE_THE_PEAK / self.levels
         lattice = grid.lattice(self.connectivity)
         tie = RELATIVE_TIE[kind.statistic]
         enhanced = _Enhanced(engine, lattice, (self.extent, self.height), step, tie)
