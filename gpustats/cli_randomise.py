@@ -89,10 +89,11 @@ class _Run:
         """Check everything that can be known without the data."""
         started = time.perf_counter()
         source, root = image_path(Path(options.input or "")), Path(options.output or "")
-        if not root.name or str(options.output).endswith("/"):
-            raise ValueError(f"-o must be what names of files begin with, got {str(root)!r}")
         ending, engine = image_ending(), resolve(options.device)
-        model = read_model(options, images.open_image(source).n_volumes)
+        n_maps = images.open_image(source).n_volumes
+        if n_maps < 2:
+            raise ValueError(f"{source}: a group needs at least 2 volumes, got {n_maps}")
+        model = read_model(options, n_maps)
         return cls(options, words, source, root, ending, engine, model, started)
 
     def carry_out(self) -> None:

@@ -80,6 +80,13 @@ def _path(word: str) -> Path:
     return Path(word)
 
 
+def _root(word: str) -> Path:
+    """Read what names of files begin with."""
+    if word.endswith("/") or not Path(word).name:
+        raise ValueError("needs what names of files begin with, not a folder")
+    return Path(word)
+
+
 def _whole(word: str) -> int:
     """Read a whole number, 0 or more."""
     if not re.fullmatch(r"\+?[0-9]{1,15}", word):
@@ -104,7 +111,7 @@ def _neighbours(word: str) -> int:
 
 OPTIONS = (
     Option("-i", "input", "<input>", _path, "4D input image"),
-    Option("-o", "output", "<out_root>", _path, "what the names of all files begin with"),
+    Option("-o", "output", "<out_root>", _root, "what the names of all files begin with"),
     Option("-d", "design", "<design.mat>", _path, "design matrix"),
     Option("-t", "contrasts", "<design.con>", _path, "t contrasts"),
     Option("-f", "f_tests", "<design.fts>", _path, "F tests, as sets of t contrasts"),
