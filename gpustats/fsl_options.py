@@ -52,6 +52,7 @@ class RandomiseOptions:
     mass_t: float | None = None
     extent_f: float | None = None
     mass_f: float | None = None
+    variance_smoothing_mm: float | None = None
     raw: bool = False
     uncorrected: bool = False
     permutation_files: bool = False
@@ -136,6 +137,7 @@ OPTIONS = (
     Option("-C", "mass_t", "<thresh>", _positive, "mass of clusters of t"),
     Option("-F", "extent_f", "<thresh>", _positive, "extent of clusters of F"),
     Option("-S", "mass_f", "<thresh>", _positive, "mass of clusters of F"),
+    Option("-v", "variance_smoothing_mm", "<std>", _positive, "smooth variances of t, sigma in mm"),
     Option("-R", "raw", "", None, "write what clusters and TFCE score, too"),
     Option("--uncorrp", "uncorrected", "", None, "write uncorrected p, too"),
     Option("-P", "permutation_files", "", None, "write the permutations as text"),
@@ -149,7 +151,6 @@ OPTIONS = (
 )
 
 NOT_HERE = {
-    "-v": "variance smoothing is not built",
     "--vxl": "voxelwise regressors are not built",
     "--vxf": "voxelwise regressors are not built",
     "--twopass": "normalised cluster sizes are not built; TFCE (-T) needs no such correction",

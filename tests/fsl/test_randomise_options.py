@@ -15,7 +15,7 @@ LINES = (
     "-i all -o out -d a.mat -t a.con -f a.fts -e a.grp -m mask -DTxRPN -c 2.3 -C 3.1 -F 4 -S 4.5",
     "-i all -o out -1xn 5000 --T2 --seed=7 --uncorrp --quiet --tfce_H=2 --tfce_E=.5 --tfce_C=26",
     "-xTi all -no 0 out --glm_output --permuteBlocks --fonly --skipTo=2 -V -q --device=cpu",
-    "--vxl=1 --vxf=age -v 5 --twopass -h --help",
+    "--vxl=1 --vxf=age -i all -o out -1v 5 --twopass -h --help",
 )
 PIECES = (
     *("-", "--", "=", "5", "-5", "1e9", "nan", "inf", "0", "26", " ", "", "-x", "-n", "--seed"),
