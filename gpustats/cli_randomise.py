@@ -6,7 +6,7 @@ import argparse
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpustats import images
+from gpustats.archives import save_inference
 from gpustats.contrast_maps import ContrastMaps
 from gpustats.engines import Engine, resolve
 from gpustats.environment import versions
@@ -27,6 +28,7 @@ from gpustats.fsl_outputs import (
     image_ending,
     pictures_of,
     texts_of,
+    together,
     write_permutations,
 )
 from gpustats.glm import fit
@@ -34,12 +36,18 @@ from gpustats.inference import permutation_test
 from gpustats.maps import Maps, load_maps
 from gpustats.outcomes import Inference
 from gpustats.outputs import result_folder, save_images, write_json
+from gpustats.permutation_outputs import write_inference
 from gpustats.presets import CONVENTIONS
 from gpustats.smoothing import Blur
 from gpustats.spaces import Grid
+from gpustats.thresholding import ThresholdRule
 
 logger = logging.getLogger("gpustats")
 
+RULE = ThresholdRule(0.05, None, None, 0, two_sided=False, connectivity=26)
+"""Which voxels count in ``--results``: those with p <= 0.05, and their neighbours are FSL's."""
+MIN_DISTANCE_MM = 8.0
+"""Least distance of sub-peaks."""
 IN_MASK = 0.5
 """Voxels of a mask above this are in it, as in FSL."""
 
@@ -96,6 +104,9 @@ class _Run:
         if n_maps < 2:
             raise ValueError(f"{source}: a group needs at least 2 volumes, got {n_maps}")
         model = read_model(options, n_maps)
+        kinds = {test.contrast.statistic for test in model.tests}
+        if options.results is not None and not all(statistics_of(options, k) for k in kinds):
+            raise ValueError("--results holds p of every test; ask for some by -x, -T, -c or -F")
         return cls(options, words, source, root, ending, engine, model, started)
 
     def carry_out(self) -> None:
@@ -104,15 +115,27 @@ class _Run:
             for test in self.model.tests:
                 print(f"{test.n_distinct} {test.how} required for exhaustive test of {test.what}")
             return
-        with result_folder(self.root.parent) as folder, _said_when_interrupted():
+        results = self.options.results
+        beside = nullcontext() if results is None else result_folder(results)
+        with result_folder(self.root.parent) as folder, beside as own, _said_when_interrupted():
             maps = self._maps()
             fitted = fit(maps, self.model.design, device=self.options.device)
             files = []
             if self.options.glm_output:
                 files += self._save(folder, glm_pictures(fitted, self.model))
-            found = [self._test(folder, fitted, test) for test in self.model.tests]
-            write_json(folder / f"{self.root.name}.json", self._summary(fitted, files, found))
+            found, inferences = [], []
+            for test in self.model.tests:
+                inference = self._inference(fitted, test)
+                found.append(self._write(folder, fitted, test, inference))
+                if inference is not None and own is not None:
+                    inferences.append((test, inference))
+            summary = self._summary(fitted, files, found)
+            write_json(folder / f"{self.root.name}.json", summary)
+            if own is not None:
+                _write_results(own, together(inferences), summary)
         self._say(f"written to {self.root}* in {time.perf_counter() - self.started:.1f} s")
+        if results is not None:
+            self._say(f"clusters and result.json are in {results}")
 
     def _maps(self) -> Maps:
         """Read the data."""
@@ -125,9 +148,10 @@ class _Run:
                 raise ValueError(f"{path}: the mask is empty; no voxel is above {IN_MASK}")
         return load_maps(self.source, mask)
 
-    def _test(self, folder: Path, fitted: Fit, test: FslTest) -> dict[str, Any]:
-        """Test a contrast and write its files; return what is said of it."""
-        inference = self._inference(fitted, test)
+    def _write(
+        self, folder: Path, fitted: Fit, test: FslTest, inference: Inference | None
+    ) -> dict[str, Any]:
+        """Write the files of a test; return what is said of it."""
         maps = self._reported(fitted, test)
         files = self._save(folder, pictures_of(maps, inference, self.options))
         if inference is not None:
@@ -203,7 +227,10 @@ class _Run:
                 "n_subjects": fitted.maps.n_subjects,
                 "n_voxels": fitted.maps.n_voxels,
                 "dropped_voxels": fitted.maps.dropped,
+                "missing_patterns": 0,
                 "voxel_volume_mm3": fitted.maps.grid.voxel_volume_mm3,
+                "subjects": None,
+                "rows_matched_by": "order",
             },
             "design": model.design.table.to_dict(orient="list"),
             "blocks": None if model.blocks is None else model.blocks.tolist(),
@@ -219,6 +246,21 @@ class _Run:
         """Print a line, unless only errors are wanted."""
         if not self.options.quiet:
             print(line)
+
+
+def _write_results(folder: Path, inference: Inference, summary: dict[str, Any]) -> None:
+    """Write what ``gpustats permute`` would, so that reports can be made of it."""
+    save_inference(inference, folder / "inference.npz")
+    run = {name: value for name, value in summary.items() if name not in ("contrasts", "files")}
+    content = {
+        **run,
+        "test": dict(inference.settings),
+        "fingerprint": dict(inference.fingerprint),
+        "p": "one-sided",
+        "p_outside_mask": 1,
+        "contrasts": write_inference(folder, inference, RULE, MIN_DISTANCE_MM),
+    }
+    write_json(folder / "result.json", content)
 
 
 @contextmanager

@@ -61,6 +61,7 @@ class RandomiseOptions:
     quiet: bool = False
     verbose: bool = False
     help: bool = False
+    results: Path | None = None
     device: str = "auto"
 
 
@@ -147,6 +148,9 @@ OPTIONS = (
     Option("-V", "verbose", "", None, "does nothing, as in randomise since 2.9"),
     Option("-h", "help", "", None, "print this"),
     Option("--help", "help", "", None, "print this"),
+    Option(
+        "--results", "results", "<folder>", _path, "gpustats' own: clusters, p maps, result.json"
+    ),
     Option("--device", "device", "<device>", str, "gpustats' own: auto, cpu, cuda, cuda:<index>"),
 )
 

@@ -23,7 +23,8 @@ of freedom of the test, so that cope / sqrt(varcope) is t.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from numpy.typing import NDArray
 
 from gpustats import images
 from gpustats.contrast_maps import ContrastMaps
+from gpustats.contrasts import Contrast
 from gpustats.fits import Fit
 from gpustats.fsl_model import FslModel, FslTest
 from gpustats.fsl_options import RandomiseOptions
@@ -122,6 +124,43 @@ def _stacked(rows: NDArray[np.float64], grid: Grid, description: str) -> Any:
     """Return a 4D image with a volume per row."""
     volumes = np.stack([grid.unmask(row) for row in rows], axis=-1)
     return images.to_image(volumes, grid.affine, description)
+
+
+def together(pairs: Sequence[tuple[FslTest, Inference]]) -> Inference:
+    """Put the tests of all contrasts into one result, under the titles of the design files.
+
+    Parameters
+    ----------
+    pairs
+        Each test and what it found, one or more.
+    """
+    first = pairs[0][1]
+    names = {test.contrast.name: f"{test.contrast.name} {test.title}".strip() for test, _ in pairs}
+    settings = dict(first.settings)
+    for key in ("shuffles", "n_distinct"):
+        settings[key] = {
+            names[name]: value for _, one in pairs for name, value in one.settings[key].items()
+        }
+    settings["statistics"] = list(
+        dict.fromkeys(one for _, found in pairs for one in found.settings["statistics"])
+    )
+    settings["errors"] = {names[test.contrast.name]: test.errors for test, _ in pairs}
+    outcomes = [
+        replace(outcome, contrast=_renamed(outcome.contrast, names))
+        for _, found in pairs
+        for outcome in found.outcomes
+    ]
+    maps = {
+        names[name]: replace(one, contrast=_renamed(one.contrast, names))
+        for _, found in pairs
+        for name, one in found.maps.items()
+    }
+    return replace(first, outcomes=tuple(outcomes), settings=settings, maps=maps)
+
+
+def _renamed(contrast: Contrast, names: Mapping[str, str]) -> Contrast:
+    """Return a contrast under its title."""
+    return replace(contrast, name=names[contrast.name])
 
 
 def texts_of(

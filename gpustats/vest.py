@@ -11,8 +11,8 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import dropwhile
 from pathlib import Path
 from typing import NamedTuple, NoReturn, TypeAlias
 from uuid import uuid4
@@ -75,8 +75,7 @@ class _Source(NamedTuple):
 
     def wrong(self, line: int | None, reason: str) -> NoReturn:
         """Raise the error with the file and the line."""
-        where = f"{self.path}" if line is None else f"{self.path}, line {line}"
-        raise DesignError(f"{where}: {reason}")
+        raise DesignError(f"{self.path}{'' if line is None else f', line {line}'}: {reason}")
 
 
 def read_vest(path: PathLike) -> Vest:
@@ -112,13 +111,25 @@ def read_vest(path: PathLike) -> Vest:
     >>> contrasts.names, contrasts.matrix.tolist()
     (('patients > controls',), [[1.0, -1.0]])
     """
-    source = _open(Path(path))
+    return parse_vest(Path(path).read_bytes(), path)
+
+
+def parse_vest(data: bytes, path: PathLike) -> Vest:
+    """Read the bytes of a file; as `read_vest`, which says what is raised but for OSError.
+
+    Parameters
+    ----------
+    data
+        What is in the file.
+    path
+        What errors call it.
+    """
+    source = _open(data, Path(path))
     start = next((k for k, line in enumerate(source.lines) if line.words[0] == MATRIX), None)
     if start is None:
         return _plain(source)
     header = _Header.read(source, source.lines[:start])
-    first = source.lines[start]
-    rows = source.lines[start + 1 :]
+    first, *rows = source.lines[start:]
     if len(first.words) > 1:
         rows = [first._replace(words=first.words[1:]), *rows]
     matrix = _matrix(source, rows, header.n_columns)
@@ -227,8 +238,7 @@ def write_vest(
         beside.write_bytes(text.encode())
         beside.replace(path)
     finally:
-        with suppress(FileNotFoundError):
-            beside.unlink()
+        beside.unlink(missing_ok=True)
 
 
 def _as_lines(
@@ -266,23 +276,19 @@ def _usual_heights(path: Path, values: NDArray[np.float64]) -> dict[str, str]:
 
 def _word(value: float) -> str:
     """Write a number so that it is read as itself; whole ones without a point."""
-    whole = value.is_integer() and abs(value) < 2**53
-    return f"{int(value)}" if whole else repr(float(value))
+    return f"{int(value)}" if value.is_integer() and abs(value) < 2**53 else repr(float(value))
 
 
-def _open(path: Path) -> _Source:
+def _open(data: bytes, path: Path) -> _Source:
     """Read the lines that are not empty."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DesignError(f"{path}: not a text file, so no design that FSL would read") from error
-    if "\0" in text:
+    text = data.decode("utf-8-sig", "replace")
+    if "\0" in text or "\ufffd" in text:
         raise DesignError(f"{path}: not a text file, so no design that FSL would read")
-    numbered = enumerate(LINE_END.split(text), start=1)
-    split = (
-        (number, re.split(rf"[{BLANKS}]+", line.strip(BLANKS)), line) for number, line in numbered
-    )
-    return _Source(path, [_Line(*line) for line in split if line[1] != [""]])
+    lines = [
+        _Line(number, re.split(rf"[{BLANKS}]+", line.strip(BLANKS)), line)
+        for number, line in enumerate(LINE_END.split(text), start=1)
+    ]
+    return _Source(path, [line for line in lines if line.words != [""]])
 
 
 @dataclass
@@ -315,8 +321,7 @@ class _Header:
         if len(found) != 1:
             source.wrong(
                 None,
-                f"one number of rows is needed before {MATRIX}, /NumPoints or /NumContrasts; "
-                f"got {len(found)}",
+                f"one number of rows, {' or '.join(COUNTS_OF_ROWS)}, is needed; got {len(found)}",
             )
         return header
 
@@ -360,9 +365,7 @@ def _plain(source: _Source) -> Vest:
     for line in source.lines:
         if line.words[0].startswith("/") or _is_misread(line.text):
             source.wrong(line.number, f"part of a header, but no line begins with {MATRIX}")
-    lines = source.lines
-    while lines and lines[0].words[0].startswith(COMMENTS):
-        lines = lines[1:]
+    lines = list(dropwhile(lambda line: line.words[0].startswith(COMMENTS), source.lines))
     matrix = _matrix(source, lines, len(lines[0].words) if lines else 0)
     return Vest(matrix, ("",) * len(matrix))
 

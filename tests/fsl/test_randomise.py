@@ -10,7 +10,7 @@ import pytest
 from oracles import least_squares
 from permute_words import fails
 
-from gpustats import ClusterMass, Design, cli, compat, permutation_test
+from gpustats import ClusterMass, Design, cli, compat, load_inference, permutation_test
 from gpustats.maps import load_maps
 
 GROUPS = np.repeat(np.eye(2), 6, axis=0)
@@ -284,3 +284,24 @@ def test_the_command_of_its_own(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["gpustats-randomise", "-h"])
     assert cli.randomise() == 0
     assert capsys.readouterr().out.startswith("usage: gpustats randomise -i <input>")
+
+
+def test_results_are_those_of_permute(run, group, rng):
+    design = np.column_stack([GROUPS, rng.normal(size=12).round(2)])
+    words = group.write(design, [[1, -1, 0], [0, 0, 1]], f_tests=[[1, 1]], names=["A > B", "age"])
+    status, out, _ = run("randomise", *words, *STATISTICS, "--results=own")
+    assert status == 0
+    assert "clusters and result.json are in own" in out
+    told = json.loads(Path("own/result.json").read_text())
+    assert [one["name"] for one in told["contrasts"]] == ["fstat1", "tstat1 A > B", "tstat2 age"]
+    again = load_inference("own/inference.npz")
+    for entry, name in zip(told["contrasts"], ("fstat1", "tstat1", "tstat2"), strict=True):
+        assert entry["shuffles"]["n_shuffles"] == 200
+        assert len(entry["statistics"]) == 4
+        assert all(Path("own", file).exists() for file in entry["files"])
+        corrected = again[entry["name"], "tfce"].p_corrected
+        found = image(f"out_tfce_corrp_{name}")[group.inside]
+        np.testing.assert_allclose(found, 1 - corrected, atol=1e-7)
+    words = [*words, "-o", "two", "--results=two", "-n", 9]
+    assert "--results holds p of every test" in fails(run, "randomise", *words, "-c", 2)[1]
+    assert not Path("two").exists()
