@@ -114,6 +114,13 @@ def _add_statistics(group: Any) -> None:
     group.add_argument(
         "--uncorrected", action="store_true", help="uncorrected p of clusters and TFCE too"
     )
+    group.add_argument(
+        "--variance-smoothing",
+        type=float,
+        metavar="MM",
+        help="pseudo-t: smooth the variance of t, in every shuffle, by a Gaussian of this standard "
+        "deviation (randomise -v; FWHM / 2.355)",
+    )
 
 
 def _add_shuffles(group: Any) -> None:
@@ -178,6 +185,7 @@ def _permute(options: argparse.Namespace) -> None:
                 errors=options.errors,
                 scheme=options.scheme,
                 uncorrected=options.uncorrected,
+                variance_smoothing_mm=options.variance_smoothing,
                 device=options.device,
                 memory=options.memory,
                 checkpoint=options.checkpoint,

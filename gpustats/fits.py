@@ -142,8 +142,10 @@ class Fit:
         removed
             ``(n_subjects, k)``: orthonormal basis of the part, inside the design's span.
         """
-        inside = self.design.basis.T @ removed
-        left = self.coordinates - inside @ (inside.T @ self.coordinates)
+        # einsum makes the same bits for any number of threads of BLAS
+        inside = np.einsum("nr,nk->rk", self.design.basis, removed)
+        parts = np.einsum("rk,rv->kv", inside, self.coordinates)
+        left = self.coordinates - np.einsum("rk,kv->rv", inside, parts)
         return np.asarray(self.residual_ss + np.einsum("kv,kv->v", left, left))
 
     def r_square(self) -> NDArray[np.float64]:

@@ -30,8 +30,8 @@ class Outcome:
     contrast
         What was tested.
     observed
-        ``(n_voxels,)``: t or F (their z, says ``scale``), or the score of each voxel, with the sign
-        of its side.
+        ``(n_voxels,)``: t or F (their z or the pseudo-t, says ``scale``), or the score of each
+        voxel, with the sign of its side.
     limits
         ``(n_voxels,)``: what a value under a shuffle must reach to be no smaller than the observed
         one, in the unit of ``maxima``.

@@ -11,9 +11,12 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import correlate1d
 
 from gpustats.spaces import Grid
 
+LEAST_SIGMA = 1e-6
+"""Voxels: below it a Gaussian is all in its centre, and its exponents would overflow."""
 FLOAT32_BYTES = 4
 ROOMS = 3
 """Boxes of float32 in which a map is blurred: its values, and two for the products."""
@@ -70,8 +73,18 @@ class Blur:
     @cached_property
     def weights(self) -> tuple[NDArray[np.float64], ...]:
         """What each cell of an axis takes from each other, ``(n, n)``, symmetric, by axis."""
-        sigmas = self.sigma_mm / self.grid.voxel_sizes_mm
-        return tuple(_weights(*pair) for pair in zip(self.box, sigmas.tolist(), strict=True))
+        found = []
+        for n_cells, gaussian in zip(self.box, self._gaussians, strict=True):
+            one_sided = gaussian[n_cells : 2 * n_cells]
+            cell = np.arange(n_cells)
+            found.append(one_sided[np.abs(cell[:, np.newaxis] - cell)])
+        return tuple(found)
+
+    @cached_property
+    def _gaussians(self) -> tuple[NDArray[np.float64], ...]:
+        """The Gaussian along each axis, ``(2 n + 1,)`` for n cells of the box."""
+        sigmas = (self.sigma_mm / self.grid.voxel_sizes_mm).tolist()
+        return tuple(_gaussian(*pair) for pair in zip(sigmas, self.box, strict=True))
 
     @cached_property
     def inside(self) -> NDArray[np.float64]:
@@ -89,11 +102,11 @@ class Blur:
 
     def _blurred(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Blur values that are 0 outside the mask."""
+        # not by products of BLAS, whose last bits depend on the number of its threads
         box = np.zeros(self.box)
         box.reshape(-1)[self.cells] = values
-        for weights in reversed(self.weights):
-            # the last axis is blurred and becomes the first: after three times all are in place
-            box = weights @ box.reshape(-1, len(weights)).T
+        for axis, gaussian in enumerate(self._gaussians):
+            box = correlate1d(box, gaussian, axis=axis, mode="constant")
         return np.asarray(box.reshape(-1)[self.cells])
 
     @cached_property
@@ -111,11 +124,9 @@ def check_sigma(sigma_mm: float) -> None:
         )
 
 
-def _weights(n_cells: int, sigma: float) -> NDArray[np.float64]:
-    """Return the weights of a Gaussian whose sigma is in cells, 0 beyond FSL's radius."""
-    radius = 2 * int(sigma - 0.001) + 3
-    distances = np.arange(min(n_cells, radius + 1), dtype=np.float64)
-    one_sided = np.zeros(n_cells)
-    one_sided[: distances.size] = np.exp(-0.5 * (distances / sigma) ** 2)
-    cell = np.arange(n_cells)
-    return np.asarray(one_sided[np.abs(cell[:, np.newaxis] - cell)])
+def _gaussian(sigma: float, reach: int) -> NDArray[np.float64]:
+    """Return a Gaussian at -reach, ..., reach, sigma in the same unit, cut off at FSL's radius."""
+    distances = np.arange(-reach, reach + 1)
+    heights = np.exp(-0.5 * (distances / max(sigma, LEAST_SIGMA)) ** 2)
+    heights[np.abs(distances) > 2 * int(sigma - 0.001) + 3] = 0
+    return np.asarray(heights / heights.sum())

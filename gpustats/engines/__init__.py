@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from gpustats.engines.found import Exceedances as Exceedances
+from gpustats.engines.found import Peaks as Peaks
 from gpustats.engines.gpu_devices import why_no_gpu
 from gpustats.engines.smoothing import Smoothing as Smoothing
 from gpustats.shuffles import Shuffles
@@ -85,24 +87,6 @@ class Units(NamedTuple):
     n_voxels: int
 
 
-class Exceedances(NamedTuple):
-    """Count the shuffles that reach the observed value of a voxel.
-
-    Parameters
-    ----------
-    limits
-        ``(n_voxels,)`` float32, what a value must reach.
-    two_sided
-        Whether its size must, whatever its sign.
-    counts
-        ``(n_voxels,)`` int64, to which `sweep` adds.
-    """
-
-    limits: Array
-    two_sided: bool
-    counts: Array
-
-
 class ScoreCounts(NamedTuple):
     """Count the maps whose score reaches the observed one of a voxel.
 
@@ -117,21 +101,6 @@ class ScoreCounts(NamedTuple):
 
     limits: Array
     counts: Array
-
-
-class Peaks(NamedTuple):
-    """Hold the largest values of shuffles over all voxels, as `Form` has them.
-
-    Parameters
-    ----------
-    upper
-        ``(n_shuffles,)`` float32, the largest value.
-    lower
-        ``(n_shuffles,)`` float32, the largest negated value; of no use for R² and F.
-    """
-
-    upper: Array
-    lower: Array
 
 
 class Group(NamedTuple):
