@@ -8,6 +8,7 @@ be abbreviated.
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -257,8 +258,8 @@ def usage() -> str:
             joint = "=" if option.word.startswith("--") and option.metavar else " "
             written = f"{option.word}{joint}{option.metavar}".strip()
             lines.append(f"  {written:<24}{option.help}")
-    refused = ", ".join(NOT_HERE)
-    return "\n".join([*lines, "", f"Refused, each with its reason: {refused}.", ""])
+    refused = textwrap.fill(f"Refused, each with its reason: {', '.join(NOT_HERE)}.", 100)
+    return "\n".join([*lines, "", refused, ""])
 
 
 def as_written(options: RandomiseOptions) -> dict[str, Any]:

@@ -305,3 +305,21 @@ def test_results_are_those_of_permute(run, group, rng):
     words = [*words, "-o", "two", "--results=two", "-n", 9]
     assert "--results holds p of every test" in fails(run, "randomise", *words, "-c", 2)[1]
     assert not Path("two").exists()
+
+
+@pytest.mark.parametrize("words", [[], ["-1"], ["-e"], ["-e", "--permuteBlocks"]])
+def test_lines_of_permutations_are_those_of_the_null_distribution(run, group, words):
+    blocks = np.repeat([1, 2, 3], 4) if "-e" in words else None
+    design = np.column_stack([np.ones(12), np.tile([1, 1, 0, 0], 3) * np.arange(1, 13)])
+    files = group.write(design, [[0, 1]], blocks=blocks)
+    extra = [word for word in words if word != "-e"]
+    options = ["-o", "out", "-x", "-n", 25, "-P", "-N", "--seed=4"]
+    assert run("randomise", *files, *options, *extra)[0] == 0
+    lines = np.loadtxt("out_perm_tstat1.txt", dtype=int)
+    maxima = np.loadtxt("out_vox_corrp_tstat1.txt")
+    assert len(lines) == len(maxima) == (6 if "--permuteBlocks" in words else 25)
+    mean = group.maps.values.mean(axis=1, keepdims=True)
+    for line, maximum in zip(lines, maxima, strict=True):
+        arranged = design * line[:, None] if "-1" in words else design[line - 1]
+        t = least_squares(group.maps.values - mean, arranged, [0, 1])[2]
+        assert t.max() == pytest.approx(maximum, rel=1e-4)
