@@ -172,7 +172,7 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     .. [1] Freedman & Lane (1983), J. Bus. Econ. Stat. 1, 292-298.
     .. [2] Winkler et al. (2014), NeuroImage 92, 381-397.
     .. [3] Phipson & Smyth (2010), Stat. Appl. Genet. Mol. Biol. 9, 39.
-    .. [4] Nichols & Holmes (2002), Hum. Brain Mapp. 15, 1-25.
+    .. [4] Nichols & Holmes (2002), Human Brain Mapping 15, 1-25.
     """
     choices = Choices(
         statistics=tuple(statistics),
