@@ -51,6 +51,8 @@ class Pace(NamedTuple):
 def expected_seconds(test: ContrastTest) -> float | None:
     """Estimate how long a test will take, as if it began anew; None where that is not worth it.
 
+    There is no estimate where variances are smoothed either.
+
     Reading is counted as if nothing were computed meanwhile. Machines that others use too, stores
     that are cached in part, and clusters that shuffles seldom have make it a rough estimate.
 

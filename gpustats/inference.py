@@ -111,7 +111,8 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
         Standard deviation in mm of a Gaussian that smooths the variance, inside the mask, in the
         observed map and in every shuffle (``randomise -v``); the full width at half maximum is
         2.355 times that. What is compared is then the pseudo-t, effect / sqrt(smoothed variance)
-        [4]_, of more power where subjects are few; the maps of ``Inference.maps`` stay those of
+        [4]_, of more power where subjects are few; what clusters are formed at in z or p is turned
+        into t of the residual degrees of freedom all the same. ``Inference.maps`` stay those of
         `fit`. For t contrasts of data without missing values.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
@@ -172,7 +173,7 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     .. [1] Freedman & Lane (1983), J. Bus. Econ. Stat. 1, 292-298.
     .. [2] Winkler et al. (2014), NeuroImage 92, 381-397.
     .. [3] Phipson & Smyth (2010), Stat. Appl. Genet. Mol. Biol. 9, 39.
-    .. [4] Nichols & Holmes (2002), Hum. Brain Mapp. 15, 1-25.
+    .. [4] Nichols & Holmes (2002), Human Brain Mapping 15, 1-25.
     """
     choices = Choices(
         statistics=tuple(statistics),

@@ -49,8 +49,8 @@ class Outcome:
         ``(n_voxels,)`` int64: how many of the shuffles reach the limit of each voxel, or None if
         that was not counted.
     scale
-        What values of voxels are given as: ``"statistic"``, or ``"z"`` where degrees of freedom
-        differ because voxels lack subjects.
+        What values of voxels are given as: ``"statistic"``, ``"z"`` where degrees of freedom
+        differ because voxels lack subjects, or ``"pseudo-t"`` where variances are smoothed.
     """
 
     statistic: str

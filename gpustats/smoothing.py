@@ -20,8 +20,8 @@ LEAST_SIGMA = 1e-6
 FLOAT32_BYTES = 4
 ROOMS = 3
 """Boxes of float32 in which a map is blurred: its values, and two for the products."""
-TEMPORARIES = 32
-"""Bytes per voxel of what is formed on the way."""
+TEMPORARIES = 96
+"""Bytes per voxel of what is known of a blur, and of what is formed on the way."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,13 +43,13 @@ class Blur:
 
     References
     ----------
-    .. [1] Nichols & Holmes (2002), Hum. Brain Mapp. 15, 1-25, on smoothed variances.
+    .. [1] Nichols & Holmes (2002), Human Brain Mapping 15, 1-25, on smoothed variances.
 
     Examples
     --------
     >>> grid = Grid(np.ones((5, 1, 1), bool), np.diag([2.0, 2.0, 2.0, 1.0]))
     >>> Blur(grid, sigma_mm=2.0)(np.array([0.0, 0.0, 1.0, 0.0, 0.0])).round(3)
-    array([0.07 , 0.259, 0.403, 0.259, 0.07 ])
+    array([0.077, 0.257, 0.403, 0.257, 0.077])
     """
 
     grid: Grid

@@ -50,7 +50,8 @@ def check_files(outcome, grid, folder=RESULTS):
         uncorrected = volume(unc_name, folder)
         assert np.array_equal(uncorrected[grid.mask], outcome.p_uncorrected)
         assert (uncorrected[~grid.mask] == 1).all()
-    kind = outcome.contrast.statistic if outcome.statistic == "voxelwise" else label
+    of_voxels = "pseudot" if outcome.scale == "pseudo-t" else outcome.contrast.statistic
+    kind = of_voxels if outcome.statistic == "voxelwise" else label
     score = volume(f"{stem}_stat-{kind}_statmap.nii.gz", folder)
     assert np.array_equal(score[grid.mask], outcome.observed.astype(np.float32))
     null = pd.read_csv(Path(folder, f"{stem}_desc-{label}_nullmax.tsv"), sep="\t")

@@ -75,6 +75,10 @@ def test_many_processes_give_the_bits_of_one(client, maps, table):
         assert_same(one, spread)
         assert spread.fingerprint == one.fingerprint
         assert spread.settings == {**one.settings, "workers": N_WORKERS}
+    smoothing = {**options, "contrast": "age", "variance_smoothing_mm": 4.0}
+    assert_same(
+        permutation_test(maps, **smoothing), permutation_test(maps, **smoothing, client=client)
+    )
     # what is spread merges with what is not
     first = permutation_test(maps, **options, shuffles=range(250), client=client)
     assert_same(

@@ -7,7 +7,7 @@ shape whatever the batch, so that a map's bits depend on nothing but that map.
 
 References
 ----------
-.. [1] Nichols & Holmes (2002), Hum. Brain Mapp. 15, 1-25.
+.. [1] Nichols & Holmes (2002), Human Brain Mapping 15, 1-25.
 """
 
 from __future__ import annotations
