@@ -9,7 +9,7 @@ from gpustats.contrast_maps import ContrastMaps
 from gpustats.contrasts import Contrast, DesignError
 from gpustats.design import Design
 from gpustats.engines import DeviceError
-from gpustats.enhancements import ClusterExtent, ClusterMass, Tfce, Voxelwise
+from gpustats.enhancements import ClusterExtent, ClusterMass, Voxelwise
 from gpustats.fits import Fit
 from gpustats.glm import fit
 from gpustats.inference import permutation_test
@@ -25,6 +25,7 @@ from gpustats.significance import fdr_q, log10_p
 from gpustats.simes import TrueDiscoveries
 from gpustats.spaces import Grid
 from gpustats.tables import get_clusters_table
+from gpustats.tfce import Tfce
 from gpustats.thresholding import map_threshold, threshold_stats_img
 from gpustats.true_discoveries import cluster_level_inference, permutation_true_discoveries
 

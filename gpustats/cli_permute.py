@@ -35,13 +35,14 @@ from gpustats.cli_results import (
 from gpustats.contrasts import Contrast
 from gpustats.crew import cluster
 from gpustats.engines import resolve
-from gpustats.enhancements import ClusterExtent, ClusterMass, Statistic, Tfce, Voxelwise
+from gpustats.enhancements import ClusterExtent, ClusterMass, Statistic, Voxelwise
 from gpustats.environment import versions
 from gpustats.inference import permutation_test
 from gpustats.outputs import result_folder
 from gpustats.partition import SCHEMES
 from gpustats.shuffles import Shard
 from gpustats.simes import TrueDiscoveries
+from gpustats.tfce import Tfce
 
 EXAMPLES = """\
 p maps hold p corrected over voxels (fwe) or of each voxel alone (unc), and 1 outside the mask.
@@ -122,6 +123,13 @@ def _add_statistics(group: Any) -> None:
         action="store_true",
         help="maps of how many shuffles have their maximum at each voxel",
     )
+    group.add_argument(
+        "--variance-smoothing",
+        type=float,
+        metavar="MM",
+        help="pseudo-t: smooth the variance of t, in every shuffle, by a Gaussian of this standard "
+        "deviation (randomise -v; FWHM / 2.355)",
+    )
 
 
 def _add_shuffles(group: Any) -> None:
@@ -187,6 +195,7 @@ def _permute(options: argparse.Namespace) -> None:
                 scheme=options.scheme,
                 uncorrected=options.uncorrected,
                 null_contributions=options.null_contributions,
+                variance_smoothing_mm=options.variance_smoothing,
                 device=options.device,
                 memory=options.memory,
                 checkpoint=options.checkpoint,

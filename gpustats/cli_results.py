@@ -108,7 +108,8 @@ def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
 
 def _sentence(found: Mapping[str, Any], contrast: Mapping[str, Any]) -> str:
     """Say in a line what a statistic found."""
-    of_voxels = "z" if found["scale"] == "z" else contrast["statistic"]
+    scale = found["scale"]
+    of_voxels = contrast["statistic"] if scale == "statistic" else scale
     score = SCORES.get(found["statistic"], of_voxels)
     if contrast["two_sided"]:
         score = f"|{score}|"

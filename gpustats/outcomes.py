@@ -31,8 +31,8 @@ class Outcome:
     contrast
         What was tested.
     observed
-        ``(n_voxels,)``: t or F (their z, says ``scale``), or the score of each voxel, with the sign
-        of its side.
+        ``(n_voxels,)``: t or F (their z or the pseudo-t, says ``scale``), or the score of each
+        voxel, with the sign of its side.
     limits
         ``(n_voxels,)``: what a value under a shuffle must reach to be no smaller than the observed
         one, in the unit of ``maxima``.
@@ -50,8 +50,8 @@ class Outcome:
         ``(n_voxels,)`` int64: how many of the shuffles reach the limit of each voxel, or None if
         that was not counted.
     scale
-        What values of voxels are given as: ``"statistic"``, or ``"z"`` where degrees of freedom
-        differ because voxels lack subjects.
+        What values of voxels are given as: ``"statistic"``, ``"z"`` where degrees of freedom
+        differ because voxels lack subjects, or ``"pseudo-t"`` where variances are smoothed.
     null_contributions
         ``(n_voxels,)`` int64: how many of the shuffles have their maximum at each voxel, ties
         included: at all voxels of the winning cluster, at the voxels whose ranks make the largest

@@ -224,9 +224,12 @@ def _images(outcome: Outcome, p_corrected: NDArray[np.float64], grid: Grid) -> P
             images.to_image(counts, grid.affine, outcome.contrast.name),
             np.int32,
         )
-    if outcome.statistic != "voxelwise":
+    # t, F and their z are the fit's maps
+    fitted = outcome.statistic == "voxelwise" and outcome.scale != "pseudo-t"
+    if not fitted:
         score = images.unmask(outcome.observed, grid, outcome.contrast.name)
-        pictures[f"{prefix}_stat-{label}_statmap.nii.gz"] = (score, np.float32)
+        its_label = "pseudot" if outcome.scale == "pseudo-t" else label
+        pictures[f"{prefix}_stat-{its_label}_statmap.nii.gz"] = (score, np.float32)
     return pictures
 
 

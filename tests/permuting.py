@@ -3,8 +3,9 @@
 import numpy as np
 
 from gpustats import checkpoints
-from gpustats.enhancements import ClusterExtent, ClusterMass, Tfce, Voxelwise
+from gpustats.enhancements import ClusterExtent, ClusterMass, Voxelwise
 from gpustats.simes import TrueDiscoveries
+from gpustats.tfce import Tfce
 
 EVERYTHING = (
     Voxelwise(),

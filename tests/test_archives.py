@@ -11,9 +11,10 @@ from simulate import make_maps
 
 from gpustats import Design
 from gpustats.archives import FORMAT, HEADER, load_inference, save_inference
-from gpustats.enhancements import ClusterMass, Tfce, Voxelwise
+from gpustats.enhancements import ClusterMass, Voxelwise
 from gpustats.inference import permutation_test
 from gpustats.merging import merge
+from gpustats.tfce import Tfce
 
 OUTCOME = ("observed", "limits", "maxima", "null_maxima", "counts", "null_contributions")
 MAPS = ("effect", "variance", "statistic", "z", "p")

@@ -12,9 +12,10 @@ from stores import make_store, memory_for
 
 from gpustats import Design, checkpoints, permutation_test, remove_checkpoint
 from gpustats.complete_sweeping import Complete
-from gpustats.enhancements import ClusterMass, Tfce, Voxelwise
+from gpustats.enhancements import ClusterMass, Voxelwise
 from gpustats.maps import Maps
 from gpustats.shuffles import Shard
+from gpustats.tfce import Tfce
 
 N = 12
 

@@ -12,10 +12,11 @@ from permuting import EVERYTHING, same
 from simulate import make_incomplete, make_maps, save_group, save_mask
 
 from gpustats import Design, Voxelwise, load_inference, merge, permutation_test
-from gpustats.enhancements import ClusterExtent, ClusterMass, Tfce
+from gpustats.enhancements import ClusterExtent, ClusterMass
 from gpustats.selftest import plain
 from gpustats.shuffles import Shuffles
 from gpustats.simes import TrueDiscoveries
+from gpustats.tfce import Tfce
 
 HEIGHT = 1.5
 STATISTICS = (

@@ -31,6 +31,8 @@ WRONG = {
     "no permutations": (["--n-permutations", "0"], "n_permutations must be an integer"),
     "seed": (["--seed", "-1"], "seed must be an integer from 0"),
     "step": (["--tfce-step", "0"], "step must be a height > 0"),
+    "sigma": (["--variance-smoothing", "0"], "standard deviation of a Gaussian, > 0 mm, got 0.0"),
+    "smoothed F": (["--variance-smoothing", "4", "--stat-type", "F"], "is an F contrast"),
     "alpha": (["--alpha", "3"], "alpha must be an error rate"),
     "shard zero": (["--shard", "0/3"], "shards are numbered 1 to 3, got 0 of 3"),
     "shard four": (["--shard", "4/3"], "shards are numbered 1 to 3, got 4 of 3"),
