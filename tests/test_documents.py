@@ -1,0 +1,188 @@
+"""Every block of code in the README and in the documentation runs as it stands.
+
+What cannot run here says why, in a comment right before it: ``<!-- not run: needs a GPU -->``.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from markdown_it import MarkdownIt
+from nilearn.datasets import load_mni152_brain_mask
+
+from gpustats import images
+from gpustats.simulation import Blob, effect_map, simulate_maps
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NOT_RUN = re.compile(r"<!-- not run: (?P<reason>\S.*\S) -->\s*", re.DOTALL)
+RUN = ("python", "bash", "console")
+SHOWN = ("text", "json", "cpp")
+"""Languages of blocks that nobody would run."""
+SECONDS = 60
+
+
+class Block(NamedTuple):
+    """Code of a page."""
+
+    place: str
+    language: str
+    code: str
+
+
+def blocks_of(page, text):
+    """Return the blocks of a page that run; refuse those that neither run nor say why not."""
+    tokens = MarkdownIt().parse(text)
+    blocks = []
+    for before, token in zip([None, *tokens], tokens, strict=False):
+        if token.type == "code_block":
+            raise ValueError(f"{page}:{token.map[0] + 1}: indented code; fence it and name it")
+        if token.type != "fence" or token.info.startswith("{"):
+            continue
+        place, language = f"{page}:{token.map[0] + 1}", token.info.strip()
+        if before is not None and before.type == "html_block" and "not run" in before.content:
+            if not NOT_RUN.fullmatch(before.content):
+                raise ValueError(f"{place}: write <!-- not run: the reason -->")
+        elif language in RUN:
+            blocks.append(Block(place, language, token.content))
+        elif language not in SHOWN:
+            raise ValueError(
+                f"{place}: {language or 'no'} language; name one of {RUN} or {SHOWN}, or say "
+                "<!-- not run: the reason -->"
+            )
+    return blocks
+
+
+def commands_of(console):
+    """Return what is typed after the prompts of a console, lines that go on included."""
+    lines, goes_on = [], False
+    for line in console.splitlines():
+        if goes_on or line.startswith("$ "):
+            lines.append(line if goes_on else line[2:])
+            goes_on = lines[-1].endswith("\\")
+    return "\n".join(lines)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A folder with what the pages name: maps of 20 subjects on a coarse brain, and tables."""
+    folder = tmp_path_factory.mktemp("study")
+    rng = np.random.default_rng(7)
+    mask = load_mni152_brain_mask(resolution=8)
+    grid = images.read_mask(mask)
+    images.save_image(mask, folder / "mask.nii.gz", np.uint8)
+    subjects = [f"sub-{number:02d}" for number in range(1, 21)]
+    group, age = np.repeat([1.0, 0.0], 10), rng.integers(20, 70, 20).astype(float)
+    responds = effect_map(grid, [Blob((-40.0, -24.0, 48.0), 24.0, 2.0)])
+    noise = simulate_maps(grid, 0 * responds, 20, fwhm_mm=12, seed=1)
+    weights = 0.5 + group + 0.05 * (age - age.mean())
+    maps = [
+        images.unmask(values + weight * responds, grid)
+        for values, weight in zip(noise, weights, strict=True)
+    ]
+    for name in ("maps", "wave2", "bin"):
+        (folder / name).mkdir()
+    for number, (subject, image) in enumerate(zip(subjects, maps, strict=True)):
+        images.save_image(image, folder / f"{subject}_con.nii.gz")
+        part = folder / ("maps" if number < 16 else "wave2")
+        (part / f"{subject}_con.nii.gz").symlink_to(folder / f"{subject}_con.nii.gz")
+    nib.save(nib.concat_images(maps), folder / "con_4d.nii.gz")
+    groups = pd.DataFrame({"patients": group, "controls": 1 - group, "age": age})
+    tables = {
+        "groups.tsv": groups,
+        "participants.tsv": pd.DataFrame({"age": age, "sex": rng.integers(0, 2, 20)}),
+    }
+    for name, table in tables.items():
+        table.insert(0, "participant_id", subjects)
+        table.to_csv(folder / name, sep="\t", index=False)
+    program = folder / "bin" / "gpustats"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m gpustats "$@"\n')
+    program.chmod(0o755)
+    return folder
+
+
+@pytest.fixture
+def shell(study, tmp_path, monkeypatch):
+    """Run a script with ``gpustats`` at hand, in a folder of links to the study."""
+    for path in study.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    searched = os.pathsep.join([str(study / "bin"), str(Path(sys.executable).parent)])
+    monkeypatch.setenv("PATH", searched, prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+
+    def run(script):
+        return subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+
+    return run
+
+
+def run_blocks(page, shell):
+    """Run the blocks of a page in order; return what its Python has defined."""
+    names = {
+        "__name__": "__main__",
+        "contrast_images": sorted(str(path) for path in Path().glob("sub-*_con.nii.gz")),
+        "design": pd.read_csv("groups.tsv", sep="\t", index_col=0),
+    }
+    for block in blocks_of(page.name, page.read_text()):
+        if block.language == "python":
+            exec(compile(block.code, block.place, "exec"), names)
+            continue
+        done = shell(commands_of(block.code) if block.language == "console" else block.code)
+        assert done.returncode == 0, f"{block.place}: {done.stderr[-2000:]}"
+    return names
+
+
+@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.name)
+def test_blocks_of_the_documentation_run(page, shell):
+    run_blocks(page, shell)
+
+
+def test_blocks_of_the_readme_run_and_find_what_is_there(shell):
+    names = run_blocks(PAGES[0], shell)
+    assert len(names["clusters"]) > 0
+    assert names["result"]["tfce"].p_corrected.min() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("```\ngpustats\n```", "no language"),
+        ("```sh\ngpustats\n```", "sh language"),
+        ("<!-- not run: -->\n```python\n1\n```", "the reason"),
+        ("<!-- not run -->\n\n```python\n1\n```", "the reason"),
+        ("    indented()", "fence it"),
+    ],
+)
+def test_blocks_that_neither_run_nor_say_why_are_refused(text, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        blocks_of("page.md", text)
+
+
+def test_marked_blocks_and_directives_are_left_out():
+    text = "<!-- not run: needs a GPU -->\n```bash\nfalse\n```\n\n```{math}\nx\n```\n"
+    text += "1. item\n\n   ```python\n   x = 1\n   ```\n\n```text\nshown\n```\n"
+    assert blocks_of("page.md", text) == [Block("page.md:11", "python", "x = 1\n")]
+
+
+def test_a_console_gives_its_commands_only():
+    console = "$ echo a \\\n    b\nits output\n$ echo c\n"
+    assert commands_of(console) == "echo a \\\n    b\necho c"
+
+
+def test_blocks_that_fail_are_noticed(shell):
+    assert shell("gpustats fit nothing.nii.gz").returncode == 2
+    assert shell("false | true").returncode == 1
