@@ -3,15 +3,28 @@
 from typing import Any
 
 from docutils import nodes
+from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
+from sphinx.util import logging
 from sphinx.util.math import get_node_equation_number
 from sphinx.writers.html5 import HTML5Translator
+
+logger = logging.getLogger(__name__)
+
+
+def drawn(node: nodes.math | nodes.math_block, *, as_block: bool = False) -> str:
+    """Return an equation as MathML; warn of what cannot be drawn."""
+    try:
+        return str(tex2mathml(node.astext(), as_block=as_block))
+    except MathError as error:
+        logger.warning("equation %s: %s", node.astext(), error, location=node)
+        return ""
 
 
 def inline(writer: HTML5Translator, node: nodes.math) -> None:
     """Write an equation in a line of text."""
-    writer.body.append(tex2mathml(node.astext()))
+    writer.body.append(drawn(node))
     raise nodes.SkipNode
 
 
@@ -21,7 +34,7 @@ def block(writer: HTML5Translator, node: nodes.math_block) -> None:
     if node["number"]:
         number = get_node_equation_number(writer, node)
         writer.body.append(f'<span class="eqno">({number})</span>')
-    writer.body.append(tex2mathml(node.astext(), as_block=True) + "</div>\n")
+    writer.body.append(drawn(node, as_block=True) + "</div>\n")
     raise nodes.SkipNode
 
 
