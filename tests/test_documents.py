@@ -3,8 +3,10 @@
 What cannot run here says why, in a comment right before it: ``<!-- not run: needs a GPU -->``.
 """
 
+import glob
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +19,7 @@ import pytest
 from markdown_it import MarkdownIt
 from nilearn.datasets import load_mni152_brain_mask
 
-from gpustats import images
+from gpustats import cli, images
 from gpustats.simulation import Blob, effect_map, simulate_maps
 
 ROOT = Path(__file__).parents[1]
@@ -26,6 +28,8 @@ NOT_RUN = re.compile(r"<!-- not run: (?P<reason>\S.*\S) -->\s*", re.DOTALL)
 RUN = ("python", "bash", "console")
 SHOWN = ("text", "json", "cpp")
 """Languages of blocks that nobody would run."""
+PLAIN = re.compile(r"gpustats [^|&;<>$()`]*")
+"""A command that is words only, which saves a process."""
 SECONDS = 60
 
 
@@ -62,12 +66,20 @@ def blocks_of(page, text):
 
 def commands_of(console):
     """Return what is typed after the prompts of a console, lines that go on included."""
-    lines, goes_on = [], False
+    commands, goes_on = [], False
     for line in console.splitlines():
-        if goes_on or line.startswith("$ "):
-            lines.append(line if goes_on else line[2:])
-            goes_on = lines[-1].endswith("\\")
-    return "\n".join(lines)
+        if goes_on:
+            commands[-1] += f"\n{line}"
+        elif line.startswith("$ "):
+            commands.append(line[2:])
+        goes_on = (goes_on or line.startswith("$ ")) and line.endswith("\\")
+    return commands
+
+
+def words_of(command):
+    """Return the words of a plain command as a shell gives them to a program."""
+    words = shlex.split(command.replace("\\\n", " "), comments=True)
+    return [name for word in words for name in sorted(glob.glob(word)) or [word]]
 
 
 @pytest.fixture(scope="module")
@@ -119,13 +131,10 @@ def shell(study, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
 
     def run(script):
-        return subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script],
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-        )
+        if PLAIN.fullmatch(script):
+            return cli.main(words_of(script)[1:])
+        strict = ["bash", "-euo", "pipefail", "-c", script]
+        return subprocess.run(strict, timeout=SECONDS, check=False).returncode
 
     return run
 
@@ -141,8 +150,9 @@ def run_blocks(page, shell):
         if block.language == "python":
             exec(compile(block.code, block.place, "exec"), names)
             continue
-        done = shell(commands_of(block.code) if block.language == "console" else block.code)
-        assert done.returncode == 0, f"{block.place}: {done.stderr[-2000:]}"
+        scripts = commands_of(block.code) if block.language == "console" else [block.code]
+        for script in scripts:
+            assert shell(script) == 0, f"{block.place}: {script}"
     return names
 
 
@@ -180,9 +190,18 @@ def test_marked_blocks_and_directives_are_left_out():
 
 def test_a_console_gives_its_commands_only():
     console = "$ echo a \\\n    b\nits output\n$ echo c\n"
-    assert commands_of(console) == "echo a \\\n    b\necho c"
+    assert commands_of(console) == ["echo a \\\n    b", "echo c"]
 
 
-def test_blocks_that_fail_are_noticed(shell):
-    assert shell("gpustats fit nothing.nii.gz").returncode == 2
-    assert shell("false | true").returncode == 1
+def test_plain_words_are_those_of_a_shell(shell, tmp_path):
+    command = "gpustats fit \\\n    sub-0*_con.nii.gz --contrast 'a - b'  # of nine"
+    assert PLAIN.fullmatch(command)
+    assert shell(f"> words.txt printf '%s\\n' {command}") == 0
+    assert words_of(command) == (tmp_path / "words.txt").read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    "script", ["gpustats fit nothing.nii.gz", "gpustats info | false", "false"]
+)
+def test_commands_that_fail_are_noticed(script, shell):
+    assert shell(script) != 0
