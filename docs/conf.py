@@ -62,6 +62,7 @@ sphinx_gallery_conf = {
     "remove_config_comments": True,
     "within_subsection_order": "FileNameSortKey",
     "image_scrapers": ("matplotlib",),
+    "capture_repr": ("_repr_html_",),
     "abort_on_example_error": True,
 }
 warnings.filterwarnings("ignore", category=UserWarning, message=".*non-interactive.*")
@@ -71,6 +72,10 @@ html_theme = "furo"
 html_title = f"gpustats {release}"
 html_static_path = ["_static"]
 html_css_files = ["style.css"]
+html_theme_options = {
+    "light_css_variables": {"code-font-size": "75%"},
+    "dark_css_variables": {"code-font-size": "75%"},
+}
 html_show_sourcelink = False
 copybutton_prompt_text = "$ "
 copybutton_only_copy_prompt_lines = True
