@@ -87,11 +87,15 @@ class Complete:
     @property
     def observed(self) -> NDArray[np.float32]:
         """The map that spatial statistics look at, of shuffle 0, ``(n_voxels,)``."""
-        one = self.engine.statistic_of(self._first, self.form)
         if not self.form.is_f:
-            return one
-        f = one.astype(np.float64)
+            return self.observed_statistic
+        f = self.observed_statistic.astype(np.float64)
         return self.engine.f_to_z(f, self.form.n_tested, self.form.df).astype(np.float32)
+
+    @property
+    def observed_statistic(self) -> NDArray[np.float32]:
+        """The same as t or F, as `sweep` fills maps, ``(n_voxels,)``."""
+        return self.engine.statistic_of(self._first, self.form)
 
     @property
     def limits(self) -> NDArray[np.float64]:
@@ -124,10 +128,13 @@ class Complete:
                 np.maximum(maxima[rows], found, out=maxima[rows])
                 finish(len(part) * len(span) / self.n_voxels)
             del units
+        return maxima.astype(np.float64)
+
+    def to_compared(self, maps: Sequence[Array]) -> None:
+        """Turn maps of F, as `sweep` filled them, into their z."""
         if self.form.is_f:
             for some in maps:
                 self.engine.f_maps_to_z(some, self.form.n_tested, self.form.df)
-        return maxima.astype(np.float64)
 
     def null_maxima(self, maxima: NDArray[np.float64]) -> NDArray[np.float64]:
         """Turn what `sweep` returned into t or F."""

@@ -21,8 +21,20 @@ from gpustats.spaces import Grid, Lattice, check_connectivity
 MASS_UNIT = 2.0**-24
 """What 1 stands for in a cluster mass in fixed point."""
 
-RELATIVE_TIE = 1e-9
-"""Scores in fixed point that differ by less, relatively, tie."""
+RELATIVE_TIE = {"t": 1e-9, "F": 1e-5}
+"""Scores in fixed point that differ by less, relatively, tie.
+
+Shuffles that do the same to a contrast give maps of t with the same bits. Those of F differ by
+roundings: groups that change names leave F as it is, but for the basis in which it is computed.
+"""
+
+
+ABOVE_THE_PEAK = 1 + 1e-5
+"""How far the last of a number of levels lies above the largest value, whatever rounds that.
+
+A voxel is in the levels below its value (FSL's rule), so the last one is empty: it must be so for
+the map that is compared and for the one that is reported, which may differ in their last digits.
+"""
 
 
 @dataclass(frozen=True)
@@ -103,14 +115,16 @@ class _ClusterStatistic:
     threshold_t: float | None = None
     threshold_z: float | None = None
     threshold_p: float | None = None
+    threshold_f: float | None = None
 
     def __post_init__(self) -> None:
         check_connectivity(self.connectivity)
-        given = [t for t in (self.threshold_t, self.threshold_z, self.threshold_p) if t is not None]
+        named = (self.threshold_t, self.threshold_z, self.threshold_p, self.threshold_f)
+        given = [threshold for threshold in named if threshold is not None]
         if len(given) != 1:
             raise ValueError(
-                "clusters need one threshold: give threshold_t, threshold_z or threshold_p; "
-                f"got {len(given)}"
+                "clusters need one threshold: give threshold_t, threshold_z, threshold_p or "
+                f"threshold_f; got {len(given)}"
             )
         if self.threshold_p is not None and not 0 < self.threshold_p <= 0.5:
             raise ValueError(f"threshold_p must be a p in (0, 0.5], got {self.threshold_p!r}")
@@ -119,11 +133,18 @@ class _ClusterStatistic:
 
     def height(self, kind: MapKind) -> np.float32:
         """Return the threshold in the unit of the maps."""
+        if self.threshold_f is not None:
+            if kind.statistic != "F":
+                raise ValueError(
+                    f"threshold_f={self.threshold_f:g} is for F contrasts; give threshold_t, "
+                    "threshold_z or threshold_p for clusters of t"
+                )
+            return np.float32(self.threshold_f)
         if kind.df is None and self.threshold_t is not None:
             what = "F" if kind.statistic == "F" else "t with unequal degrees of freedom"
             raise ValueError(
-                f"clusters of {what} are formed on its z; give threshold_z or threshold_p, "
-                f"not threshold_t={self.threshold_t:g}"
+                f"clusters of {what} are formed on its z; give threshold_z or threshold_p"
+                f"{', or threshold_f' * (what == 'F')}, not threshold_t={self.threshold_t:g}"
             )
         if self.threshold_t is not None:
             return np.float32(self.threshold_t)
@@ -144,9 +165,10 @@ class ClusterExtent(_ClusterStatistic):
     ----------
     connectivity
         Which voxels touch: 6, 18 or 26 neighbours.
-    threshold_t, threshold_z, threshold_p
+    threshold_t, threshold_z, threshold_p, threshold_f
         The cluster-forming threshold, in one of these units; a voxel at it is in. p is that of
-        the whole test: two-sided ones share it between the tails.
+        the whole test: two-sided ones share it between the tails. In F, clusters are formed and
+        their mass is summed on F itself, else on its z.
     """
 
     @property
@@ -156,7 +178,7 @@ class ClusterExtent(_ClusterStatistic):
 
     def enhancer(self, engine: Engine, grid: Grid, kind: MapKind) -> Enhancer:
         """Return what scores maps of a grid."""
-        return _Clusters(engine, grid, self.connectivity, self.height(kind), None)
+        return _Clusters(engine, grid.lattice(self.connectivity), self.height(kind), None, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +187,7 @@ class ClusterMass(_ClusterStatistic):
 
     Parameters
     ----------
-    connectivity, threshold_t, threshold_z, threshold_p
+    connectivity, threshold_t, threshold_z, threshold_p, threshold_f
         As of `ClusterExtent`.
     mass
         ``"full"``: the sum of the cluster's values; ``"above"``: of what exceeds the threshold.
@@ -185,7 +207,14 @@ class ClusterMass(_ClusterStatistic):
 
     def enhancer(self, engine: Engine, grid: Grid, kind: MapKind) -> Enhancer:
         """Return what scores maps of a grid."""
-        return _Clusters(engine, grid, self.connectivity, self.height(kind), self.mass)
+        tie = RELATIVE_TIE[kind.statistic]
+        lattice = grid.lattice(self.connectivity)
+        return _Clusters(engine, lattice, self.height(kind), self.mass, tie)
+
+
+def looks_at_f(statistic: Statistic) -> bool:
+    """Tell whether a statistic looks at maps of F as they are, rather than at their z."""
+    return isinstance(statistic, _ClusterStatistic) and statistic.threshold_f is not None
 
 
 class _Clusters:
@@ -194,15 +223,16 @@ class _Clusters:
     def __init__(
         self,
         engine: Engine,
-        grid: Grid,
-        connectivity: int,
+        lattice: Lattice,
         height: np.float32,
         mass: Literal["full", "above"] | None,
+        tie: float,
     ) -> None:
         self.engine = engine
-        self.lattice = grid.lattice(connectivity)
+        self.lattice = lattice
         self.height = height
         self.mass = mass
+        self.tie = tie
 
     def peaks(self, maps: Array, reaching: ScoreCounts | None) -> NDArray[np.float64]:
         """Return the largest extent or mass of each map, and count."""
@@ -230,7 +260,7 @@ class _Clusters:
 
     def limits(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the scores: extents tie exactly, masses to their last digits."""
-        return scores if self.mass is None else scores * (1 - RELATIVE_TIE)
+        return scores * (1 - self.tie)
 
 
 @dataclass(frozen=True)
@@ -290,9 +320,10 @@ class Tfce:
         """Return what scores maps of a grid."""
         step = self.step or 0.0
         if self.levels is not None and kind.peak > 0:
-            step = kind.peak / self.levels
+            step = kind.peak * ABOVE_THE_PEAK / self.levels
         lattice = grid.lattice(self.connectivity)
-        enhanced = _Enhanced(engine, lattice, (self.extent, self.height), step)
+        tie = RELATIVE_TIE[kind.statistic]
+        enhanced = _Enhanced(engine, lattice, (self.extent, self.height), step, tie)
         if self.own_levels and self.levels is not None:
             return _OwnLevels(enhanced, self.levels, kind.two_sided)
         return enhanced
@@ -306,6 +337,7 @@ class _Enhanced:
     lattice: Lattice
     exponents: tuple[float, float]
     step: float
+    tie: float
 
     def peaks(self, maps: Array, reaching: ScoreCounts | None) -> NDArray[np.float64]:
         """Return the largest TFCE score of each map, and count."""
@@ -320,7 +352,7 @@ class _Enhanced:
 
     def limits(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the scores, but for their last digits."""
-        return scores * (1 - RELATIVE_TIE)
+        return scores * (1 - self.tie)
 
 
 @dataclass(frozen=True, eq=False)

@@ -151,8 +151,9 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     -----
     p = b / P, where b counts the P rearrangements, the observed one included, whose maximum is
     at least the observed value; so p is never 0 [3]_. Values within 2**-19 of a cosine, 1e-5 of
-    t or F, or 1e-9 of a fixed-point score tie. What is compared is the value of rearrangement 0
-    through the same product as the others; what is reported is the map of `fit`.
+    t or F, or 1e-9 of a score in fixed point (1e-5 of one that is made of F) tie. What is compared
+    is the value of rearrangement 0 through the same product as the others; what is reported is the
+    map of `fit`.
 
     Where voxels lack subjects (`load_maps` with ``missing="pairwise"``) each is tested in those
     that it has, with their design; a shuffle acts on these by what it induces on them. Voxels

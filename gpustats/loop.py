@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gpustats.complete_sweeping import Complete
 from gpustats.engines import SHUFFLE_TILE, Array, Engine, resolve
-from gpustats.enhancements import MapKind, Statistic
+from gpustats.enhancements import MapKind, Statistic, looks_at_f
 from gpustats.fits import Fit, PairwiseFit
 from gpustats.maps import Maps
 from gpustats.memory import cut
@@ -86,7 +86,7 @@ class ContrastTest:
     def _by_shuffles(self, voxels: Swept, finish: Finish, keeper: Keeper) -> list[Outcome]:
         """Take batches of shuffles one by one, all voxels inside: whole maps can be scored."""
         indices = self.task.indices
-        spatial = self.scored(voxels.observed, voxels.df)
+        spatial = self.scored(voxels.observed, voxels.observed_statistic, voxels.df)
         rooms = self._rooms(voxels.n_voxels) if spatial else []
         maxima, done = np.empty(len(indices)), 0
         if (resumed := keeper.resumed()) is not None:
@@ -110,36 +110,51 @@ class ContrastTest:
             place = slice(batch.start - indices.start, batch.stop - indices.start)
             maps = _filling(rooms, len(batch))
             maxima[place] = voxels.sweep(batch, maps, finish)
-            for scored in spatial.values():
-                for some in maps:
-                    scored.add(some)
+            self._score(voxels, spatial, maps)
             done = place.stop
             keeper.offer(state, last=done == len(indices))
         return [
             self._voxelwise(voxels, maxima, voxels.limits, voxels.counts)
-            if name == "voxelwise"
-            else self._of_scores(voxels, name, spatial[name])
-            for name in [statistic.name for statistic in self.statistics]
+            if statistic.name == "voxelwise"
+            else self._of_scores(voxels, statistic, spatial[statistic.name])
+            for statistic in self.statistics
         ]
 
-    def scored(self, observed: NDArray[np.float32], df: float | None) -> dict[str, Scored]:
+    def _score(self, voxels: Swept, spatial: dict[str, Scored], maps: Sequence[Array]) -> None:
+        """Let every statistic see the maps of a batch: those of F first, the others their z."""
+        of_f = {statistic.name for statistic in self.statistics if looks_at_f(statistic)}
+        for on_f in (True, False):
+            for name, scored in spatial.items():
+                if (name in of_f) is on_f:
+                    for some in maps:
+                        scored.add(some)
+            if on_f:
+                voxels.to_compared(maps)
+
+    def scored(
+        self, observed: NDArray[np.float32], f: NDArray[np.float32], df: float | None
+    ) -> dict[str, Scored]:
         """Prepare every statistic but the voxels' own value, given the observed map.
 
         Parameters
         ----------
         observed
             The observed map, ``(n_voxels,)``.
+        f
+            The same as F, for what looks at that.
         df
             Of maps of t; None where maps are z.
         """
         peak = float(np.abs(observed).max() if self.two_sided else observed.max())
         kind = MapKind(self.task.contrast.statistic, df, self.two_sided, peak)
-        enhancers = {s.name: s.enhancer(self.engine, self.maps.grid, kind) for s in self.statistics}
-        return {
-            name: Scored(self.engine, enhancer, observed, self.two_sided, self.uncorrected)
-            for name, enhancer in enhancers.items()
-            if enhancer is not None
-        }
+        prepared = {}
+        for one in self.statistics:
+            seen = f if looks_at_f(one) else observed
+            if (enhancer := one.enhancer(self.engine, self.maps.grid, kind)) is not None:
+                prepared[one.name] = Scored(
+                    self.engine, enhancer, seen, self.two_sided, self.uncorrected
+                )
+        return prepared
 
     def _rooms(self, n_voxels: int) -> list[Array]:
         """Return room for the maps of a batch: as many as pay off, or as were planned."""
@@ -174,13 +189,14 @@ class ContrastTest:
             scale=voxels.scale,
         )
 
-    def _of_scores(self, voxels: Swept, name: str, scored: Scored) -> Outcome:
+    def _of_scores(self, voxels: Swept, statistic: Statistic, scored: Scored) -> Outcome:
         """Collect what was found of a spatial statistic."""
         reported = self.reported
-        observed = reported.z if voxels.df is None else reported.statistic
+        as_it_is = voxels.df is not None or looks_at_f(statistic)
+        observed = reported.statistic if as_it_is else reported.z
         maxima, counts = scored.found(len(self.task.indices))
         return Outcome(
-            statistic=name,
+            statistic=statistic.name,
             contrast=self.task.contrast,
             observed=scored.scores(observed.astype(np.float32)),
             limits=scored.limits,

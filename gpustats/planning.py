@@ -13,7 +13,7 @@ from gpustats.cohort import Cohort
 from gpustats.contrasts import Contrast
 from gpustats.design import Design
 from gpustats.engines import Engine, Form
-from gpustats.enhancements import ClusterExtent, ClusterMass, MapKind, Statistic
+from gpustats.enhancements import ClusterExtent, ClusterMass, MapKind, Statistic, looks_at_f
 from gpustats.exchangeability import BlockExchange
 from gpustats.maps import Maps
 from gpustats.memory import Load, Plan, streamed
@@ -215,6 +215,11 @@ def check_options(
         raise ValueError(f"statistics must be one or more, each kind once; got {names}")
     if scheme not in SCHEMES:
         raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, got {scheme!r}")
+    if df is None and any(map(looks_at_f, statistics)):
+        raise ValueError(
+            "F of unequal degrees of freedom is compared as z; give threshold_z or threshold_p, "
+            "not threshold_f, where voxels lack subjects"
+        )
     for contrast in contrasts:
         if contrast.statistic == "F" and two_sided:
             raise ValueError(f"contrast {contrast.name!r} is an F contrast, which has one tail")

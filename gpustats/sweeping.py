@@ -56,6 +56,11 @@ class Swept(Protocol):
         ...
 
     @property
+    def observed_statistic(self) -> NDArray[np.float32]:
+        """The same in the unit of the maps that `sweep` fills, ``(n_voxels,)``."""
+        ...
+
+    @property
     def limits(self) -> NDArray[np.float64]:
         """What a maximum must reach to be no smaller than the observed values, ``(n_voxels,)``."""
         ...
@@ -78,6 +83,10 @@ class Swept(Protocol):
 
         Maps may come in several arrays, which together have one for every shuffle, or not at all.
         """
+        ...
+
+    def to_compared(self, maps: Sequence[Array]) -> None:
+        """Turn maps that `sweep` filled into what spatial statistics look at: F into its z."""
         ...
 
     def null_maxima(self, maxima: NDArray[np.float64]) -> NDArray[np.float64]:
