@@ -19,6 +19,7 @@ import pytest
 from markdown_it import MarkdownIt
 from nilearn.datasets import load_mni152_brain_mask
 
+import gpustats
 from gpustats import cli, images
 from gpustats.simulation import Blob, effect_map, simulate_maps
 
@@ -165,6 +166,13 @@ def test_blocks_of_the_readme_run_and_find_what_is_there(shell):
     names = run_blocks(PAGES[0], shell)
     assert len(names["clusters"]) > 0
     assert names["result"]["tfce"].p_corrected.min() < 0.05
+
+
+def test_every_public_name_is_in_the_api():
+    listed = re.findall(r"^   (\w+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    assert sorted({*gpustats.__all__} - {"__version__"}) == sorted(
+        name for name in listed if hasattr(gpustats, name) and name in gpustats.__all__
+    )
 
 
 @pytest.mark.parametrize(

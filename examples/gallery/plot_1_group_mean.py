@@ -93,5 +93,7 @@ print(f"{np.mean(found[truth != 0]):.0%} of the voxels that respond are found")
 #
 # One HTML file for colleagues and supplements; it needs no network.
 
-report = make_glm_report(model, alpha=0.05, height_control="fdr", cluster_threshold=10)
+report = make_glm_report(
+    model, alpha=0.05, height_control="fdr", two_sided=True, cluster_threshold=10
+)
 report.resize(740, 700)

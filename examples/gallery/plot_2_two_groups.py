@@ -81,7 +81,13 @@ axes.legend()
 # t of the difference where TFCE is significant; the region that only grows with age stays empty.
 
 t = np.where(tfce.p_corrected <= 0.05, result.maps[contrast.name].statistic, 0)
-plot_stat_map(unmask(t, grid), display_mode="ortho", cut_coords=(-24, -4, -18), draw_cross=False)
+plot_stat_map(
+    unmask(t, grid),
+    display_mode="ortho",
+    cut_coords=(-24, -4, -18),
+    draw_cross=False,
+    symmetric_cbar=True,
+)
 
 print(f"found in the region of disease: {np.mean(t[of_disease > 0] != 0):.0%}")
 print(f"found in the region of age: {np.mean(t[of_age > 0] != 0):.0%}")

@@ -90,5 +90,7 @@ axes.legend()
 # -------------------------
 
 surviving = np.where(mass.p_corrected <= 0.05, t_within, 0)
-plot_stat_map(unmask(surviving, grid), cut_coords=(36, 20, 0), draw_cross=False)
+plot_stat_map(
+    unmask(surviving, grid), cut_coords=(36, 20, 0), draw_cross=False, symmetric_cbar=True
+)
 print(f"found in the region that rises: {np.mean(surviving[rise > 0] != 0):.0%}")

@@ -90,5 +90,4 @@ for threshold, one in zip(thresholds, axes, strict=True):
         vmax=1,
         cmap="viridis",
         title=f"z > {threshold}",
-        threshold=0.01,
     )
