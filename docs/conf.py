@@ -58,6 +58,7 @@ sphinx_gallery_conf = {
     "gallery_dirs": "gallery",
     "download_all_examples": False,
     "show_memory": False,
+    "write_computation_times": False,
     "show_signature": False,
     "remove_config_comments": True,
     "within_subsection_order": "FileNameSortKey",
