@@ -7,6 +7,7 @@ import glob
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,15 @@ from gpustats import cli, images
 from gpustats.simulation import Blob, effect_map, simulate_maps
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = ROOT / "README.md"
+EMULATOR = ROOT / "tests" / "emulator" / "README.md"
+NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+PAGES = [
+    *sorted((ROOT / "docs").glob("*.md")),
+    *(ROOT / folder / "README.md" for folder in ("benchmarks", "kernels")),
+    ROOT / "CONTRIBUTING.md",
+    pytest.param(EMULATOR, marks=NEEDS_COMPILER),
+]
 NOT_RUN = re.compile(r"<!-- not run: (?P<reason>\S.*\S) -->\s*", re.DOTALL)
 RUN = ("python", "bash", "console")
 SHOWN = ("text", "json", "cpp")
@@ -157,13 +166,13 @@ def run_blocks(page, shell):
     return names
 
 
-@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_blocks_of_the_documentation_run(page, shell):
     run_blocks(page, shell)
 
 
 def test_blocks_of_the_readme_run_and_find_what_is_there(shell):
-    names = run_blocks(PAGES[0], shell)
+    names = run_blocks(README, shell)
     assert len(names["clusters"]) > 0
     assert names["result"]["tfce"].p_corrected.min() < 0.05
 
