@@ -7,13 +7,14 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpustats import images
+from gpustats.contrast_maps import ContrastMaps
 from gpustats.engines import Engine, resolve
 from gpustats.environment import versions
 from gpustats.fits import Fit
@@ -34,6 +35,7 @@ from gpustats.maps import Maps, load_maps
 from gpustats.outcomes import Inference
 from gpustats.outputs import result_folder, save_images, write_json
 from gpustats.presets import CONVENTIONS
+from gpustats.smoothing import Blur
 from gpustats.spaces import Grid
 
 logger = logging.getLogger("gpustats")
@@ -89,10 +91,11 @@ class _Run:
         """Check everything that can be known without the data."""
         started = time.perf_counter()
         source, root = image_path(Path(options.input or "")), Path(options.output or "")
-        if not root.name or str(options.output).endswith("/"):
-            raise ValueError(f"-o must be what names of files begin with, got {str(root)!r}")
         ending, engine = image_ending(), resolve(options.device)
-        model = read_model(options, images.open_image(source).n_volumes)
+        n_maps = images.open_image(source).n_volumes
+        if n_maps < 2:
+            raise ValueError(f"{source}: a group needs at least 2 volumes, got {n_maps}")
+        model = read_model(options, n_maps)
         return cls(options, words, source, root, ending, engine, model, started)
 
     def carry_out(self) -> None:
@@ -125,7 +128,7 @@ class _Run:
     def _test(self, folder: Path, fitted: Fit, test: FslTest) -> dict[str, Any]:
         """Test a contrast and write its files; return what is said of it."""
         inference = self._inference(fitted, test)
-        maps = fitted.contrast(test.contrast)
+        maps = self._reported(fitted, test)
         files = self._save(folder, pictures_of(maps, inference, self.options))
         if inference is not None:
             name, options = self.root.name, self.options
@@ -135,6 +138,19 @@ class _Run:
         for line in critical_values(str(self.root), found):
             self._say(line)
         return found
+
+    def _reported(self, fitted: Fit, test: FslTest) -> ContrastMaps:
+        """Return the maps of a contrast; t of smoothed variance on request, as randomise has it."""
+        maps, sigma_mm = fitted.contrast(test.contrast), self._sigma_mm(test)
+        if sigma_mm is None:
+            return maps
+        smoothed = Blur(maps.grid, sigma_mm)(maps.variance)
+        return replace(maps, statistic=maps.effect / np.sqrt(smoothed))
+
+    def _sigma_mm(self, test: FslTest) -> float | None:
+        """Return how variances are smoothed: those of t alone are."""
+        is_t = test.contrast.statistic == "t"
+        return self.options.variance_smoothing_mm if is_t else None
 
     def _inference(self, fitted: Fit, test: FslTest) -> Inference | None:
         """Run the permutation test of a contrast, if it is asked for any."""
@@ -160,6 +176,7 @@ class _Run:
             block_exchange=model.block_exchange,
             errors=test.errors,
             uncorrected=options.uncorrected,
+            variance_smoothing_mm=self._sigma_mm(test),
             device=options.device,
         )
 

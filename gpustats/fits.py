@@ -134,6 +134,18 @@ class Fit:
                 residuals[here, subject] = values[:, subject] - row @ self.coordinates[:, here]
         return residuals
 
+    def sum_of_squares(self, removed: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return what the data square to without a part of the design, ``(n_voxels,)``.
+
+        Parameters
+        ----------
+        removed
+            ``(n_subjects, k)``: orthonormal basis of the part, inside the design's span.
+        """
+        inside = self.design.basis.T @ removed
+        left = self.coordinates - inside @ (inside.T @ self.coordinates)
+        return np.asarray(self.residual_ss + np.einsum("kv,kv->v", left, left))
+
     def r_square(self) -> NDArray[np.float64]:
         """Return the share of variance explained, ``(n_voxels,)``.
 

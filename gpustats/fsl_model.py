@@ -8,6 +8,7 @@ The conventions are those of the source of randomise 2.9:
 - ``-D`` takes the mean out of data and regressors, which costs a degree of freedom.
 - ``-e`` permutes, or flips, rows within blocks; ``--permuteBlocks`` exchanges blocks as wholes.
 - Clusters have 26 neighbours and hold voxels at the threshold; their mass is the sum of t or F.
+- ``-v`` smooths the variance of t, in every arrangement, and t is made of that; F stays as it is.
 - TFCE has 6 neighbours and sums up 100 heights to the observed maximum, without their distance;
   of F it enhances z.
 

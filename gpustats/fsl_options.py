@@ -52,6 +52,7 @@ class RandomiseOptions:
     mass_t: float | None = None
     extent_f: float | None = None
     mass_f: float | None = None
+    variance_smoothing_mm: float | None = None
     raw: bool = False
     uncorrected: bool = False
     permutation_files: bool = False
@@ -80,6 +81,13 @@ def _path(word: str) -> Path:
     return Path(word)
 
 
+def _root(word: str) -> Path:
+    """Read what names of files begin with."""
+    if word.endswith("/") or not Path(word).name:
+        raise ValueError("needs what names of files begin with, not a folder")
+    return Path(word)
+
+
 def _whole(word: str) -> int:
     """Read a whole number, 0 or more."""
     if not re.fullmatch(r"\+?[0-9]{1,15}", word):
@@ -104,7 +112,7 @@ def _neighbours(word: str) -> int:
 
 OPTIONS = (
     Option("-i", "input", "<input>", _path, "4D input image"),
-    Option("-o", "output", "<out_root>", _path, "what the names of all files begin with"),
+    Option("-o", "output", "<out_root>", _root, "what the names of all files begin with"),
     Option("-d", "design", "<design.mat>", _path, "design matrix"),
     Option("-t", "contrasts", "<design.con>", _path, "t contrasts"),
     Option("-f", "f_tests", "<design.fts>", _path, "F tests, as sets of t contrasts"),
@@ -129,6 +137,7 @@ OPTIONS = (
     Option("-C", "mass_t", "<thresh>", _positive, "mass of clusters of t"),
     Option("-F", "extent_f", "<thresh>", _positive, "extent of clusters of F"),
     Option("-S", "mass_f", "<thresh>", _positive, "mass of clusters of F"),
+    Option("-v", "variance_smoothing_mm", "<std>", _positive, "smooth variances of t, sigma in mm"),
     Option("-R", "raw", "", None, "write what clusters and TFCE score, too"),
     Option("--uncorrp", "uncorrected", "", None, "write uncorrected p, too"),
     Option("-P", "permutation_files", "", None, "write the permutations as text"),
@@ -142,7 +151,6 @@ OPTIONS = (
 )
 
 NOT_HERE = {
-    "-v": "variance smoothing is not built",
     "--vxl": "voxelwise regressors are not built",
     "--vxf": "voxelwise regressors are not built",
     "--twopass": "normalised cluster sizes are not built; TFCE (-T) needs no such correction",

@@ -1,7 +1,8 @@
 """The files of FSL's randomise, under its names: statistics, 1 - p, null distributions, and a JSON.
 
 ================================  ==============================================================
-``<root>_tstat1``                 t of the first t contrast; ``fstat1`` is of the first F test
+``<root>_tstat1``                 t of the first t contrast; ``fstat1`` is of the first F test;
+                                  of the smoothed variance with ``-v``
 ``<root>_vox_corrp_tstat1``       1 - p, corrected over voxels (``-x``)
 ``<root>_vox_p_tstat1``           1 - p of the voxel alone (``-x --uncorrp``)
 ``<root>_clustere_corrp_tstat1``  the same of cluster extent (``-c``, ``-F``)

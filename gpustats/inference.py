@@ -58,6 +58,7 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     errors: str = "auto",
     scheme: Scheme = "freedman-lane",
     uncorrected: bool = False,
+    variance_smoothing_mm: float | None = None,
     device: str = "auto",
     memory: str | int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -106,6 +107,12 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     uncorrected
         Whether spatial statistics get uncorrected p too, which takes every null map in full.
         Voxels always do.
+    variance_smoothing_mm
+        Standard deviation in mm of a Gaussian that smooths the variance, inside the mask, in the
+        observed map and in every shuffle (``randomise -v``); the full width at half maximum is
+        2.355 times that. What is compared is then the pseudo-t, effect / sqrt(smoothed variance)
+        [4]_, of more power where subjects are few; the maps of ``Inference.maps`` stay those of
+        `fit`. For t contrasts of data without missing values.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
     memory
@@ -165,6 +172,7 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     .. [1] Freedman & Lane (1983), J. Bus. Econ. Stat. 1, 292-298.
     .. [2] Winkler et al. (2014), NeuroImage 92, 381-397.
     .. [3] Phipson & Smyth (2010), Stat. Appl. Genet. Mol. Biol. 9, 39.
+    .. [4] Nichols & Holmes (2002), Hum. Brain Mapp. 15, 1-25.
     """
     choices = Choices(
         statistics=tuple(statistics),
@@ -177,6 +185,7 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
         errors=errors,
         scheme=scheme,
         uncorrected=uncorrected,
+        variance_smoothing_mm=variance_smoothing_mm,
     )
     engine, budget = resolve(device), parse_bytes(memory)
     design = design_for(maps, design)

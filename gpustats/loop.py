@@ -23,7 +23,9 @@ from gpustats.outcomes import Outcome
 from gpustats.pairwise_sweeping import Pairwise, parts_of
 from gpustats.planning import Task
 from gpustats.scored import Scored
-from gpustats.sweeping import Finish, Keeper, State, Swept
+from gpustats.smoothed_sweeping import Smoothed
+from gpustats.smoothing import Blur
+from gpustats.sweeping import Finish, Keeper, Scale, State, Swept, filling, rooms_for
 
 
 class ContrastTest:
@@ -52,6 +54,10 @@ class ContrastTest:
         self.statistics = statistics
         self.uncorrected = uncorrected
         self.reported = fitted.contrast(task.contrast)
+        self.blur, self.sum_of_squares = None, None
+        if task.variance_smoothing_mm is not None:
+            self.blur = Blur(self.maps.grid, task.variance_smoothing_mm)
+            self.sum_of_squares = fitted.sum_of_squares(task.rule.removed)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave behind what belongs to this process and its device, and is made anew elsewhere."""
@@ -64,11 +70,14 @@ class ContrastTest:
         return resolve(self.device)
 
     @cached_property
-    def voxels(self) -> Complete | Pairwise:
+    def voxels(self) -> Complete | Pairwise | Smoothed:
         """The data, as they are compared."""
         if self.parts is not None and isinstance(self.maps, Maps):
             return Pairwise(self.engine, self.maps, self.parts, self.task)
-        return Complete(self.engine, self.maps, self.task)
+        complete = Complete(self.engine, self.maps, self.task)
+        if self.blur is None or self.sum_of_squares is None:
+            return complete
+        return Smoothed(complete, self.blur, self.sum_of_squares)
 
     def let_go(self) -> None:
         """Let go of the data; they come again when they are asked for."""
@@ -78,8 +87,7 @@ class ContrastTest:
         """Compute the shuffles of the task."""
         voxels = self.voxels
         voxels.begin(self.task)
-        alone = all(statistic.name == "voxelwise" for statistic in self.statistics)
-        if alone and isinstance(voxels, Complete):
+        if isinstance(voxels, Complete) and not self.task.load.spatial:
             return [self._voxelwise(voxels, *voxels.block_by_block(finish, keeper))]
         return self._by_shuffles(voxels, finish, keeper)
 
@@ -87,7 +95,7 @@ class ContrastTest:
         """Take batches of shuffles one by one, all voxels inside: whole maps can be scored."""
         indices = self.task.indices
         spatial = self.scored(voxels.observed, voxels.observed_statistic, voxels.df)
-        rooms = self._rooms(voxels.n_voxels) if spatial else []
+        rooms = self._rooms(voxels.n_voxels) if self.task.load.spatial else []
         maxima, done = np.empty(len(indices)), 0
         if (resumed := keeper.resumed()) is not None:
             done = int(resumed["done"])
@@ -108,7 +116,7 @@ class ContrastTest:
         at_a_time = sum(map(len, rooms)) or SHUFFLE_TILE
         for batch in cut(range(indices.start + done, indices.stop), at_a_time):
             place = slice(batch.start - indices.start, batch.stop - indices.start)
-            maps = _filling(rooms, len(batch))
+            maps = filling(rooms, len(batch))
             maxima[place] = voxels.sweep(batch, maps, finish)
             self._score(voxels, spatial, maps)
             done = place.stop
@@ -161,10 +169,7 @@ class ContrastTest:
         most, plan = len(self.task.indices), self.task.plan
         if not plan or not plan.maps:
             return [self.engine.empty_maps(most, n_voxels)]
-        rooms: list[Array] = []
-        while (missing := min(most, plan.maps) - sum(map(len, rooms))) > 0:
-            rooms.append(self.engine.empty_maps(missing, n_voxels))
-        return rooms
+        return rooms_for(self.engine, min(most, plan.maps), n_voxels)
 
     def _voxelwise(
         self,
@@ -174,11 +179,10 @@ class ContrastTest:
         counts: NDArray[np.int64],
     ) -> Outcome:
         """Collect what was found of the voxels' own values."""
-        reported = self.reported
         return Outcome(
             statistic="voxelwise",
             contrast=self.task.contrast,
-            observed=reported.z if voxels.scale == "z" else reported.statistic,
+            observed=self._reported_as(voxels.scale),
             limits=limits,
             indices=self.task.indices,
             n_shuffles=self.task.shuffles.n_shuffles,
@@ -189,11 +193,17 @@ class ContrastTest:
             scale=voxels.scale,
         )
 
+    def _reported_as(self, scale: Scale) -> NDArray[np.float64]:
+        """Return the reported map in the scale in which maps are compared, ``(n_voxels,)``."""
+        reported = self.reported
+        if scale == "pseudo-t" and self.blur is not None:
+            return np.asarray(reported.effect / np.sqrt(self.blur(reported.variance)))
+        return reported.z if scale == "z" else reported.statistic
+
     def _of_scores(self, voxels: Swept, statistic: Statistic, scored: Scored) -> Outcome:
         """Collect what was found of a spatial statistic."""
-        reported = self.reported
         as_it_is = voxels.df is not None or looks_at_f(statistic)
-        observed = reported.statistic if as_it_is else reported.z
+        observed = self._reported_as(voxels.scale if as_it_is else "z")
         maxima, counts = scored.found(len(self.task.indices))
         return Outcome(
             statistic=statistic.name,
@@ -207,10 +217,3 @@ class ContrastTest:
             null_maxima=maxima,
             counts=counts,
         )
-
-
-def _filling(rooms: Sequence[Array], n_maps: int) -> list[Array]:
-    """Return the front of some rooms, as many maps as are wanted."""
-    starts = np.cumsum([0, *map(len, rooms)])
-    cuts = zip(rooms, starts[:-1].tolist(), strict=True)
-    return [room[: n_maps - start] for room, start in cuts if start < n_maps]

@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 from oracles import components, least_squares, statistic_to_z
 from oracles_tfce import sum_levels
+from scipy.ndimage import gaussian_filter1d
 from simulate import make_maps, volumes_of
 
 from gpustats.vest import write_vest
@@ -96,7 +97,21 @@ def scores_of(statistic, grid, df, dimension, threshold, tfce):
     return {"vox": statistic, "clustere": extent, "clusterm": mass, "tfce": enhanced[grid.mask]}
 
 
-def randomise(maps, designs, contrast, threshold, *, is_f=False, settings=((2, 0.5), 6)):
+def smoothed(values, grid, sigma_mm):
+    """A Gaussian of voxels over one of the mask, out to the radius of FSL's kernel."""
+    volumes = [grid.unmask(values), 1.0 * grid.mask]
+    for axis, sigma in enumerate(sigma_mm / grid.voxel_sizes_mm):
+        radius = 2 * int(sigma - 0.001) + 3
+        volumes = [
+            gaussian_filter1d(volume, sigma, axis, mode="constant", radius=radius)
+            for volume in volumes
+        ]
+    return (volumes[0][grid.mask]) / volumes[1][grid.mask]
+
+
+def randomise(
+    maps, designs, contrast, threshold, *, is_f=False, settings=((2, 0.5), 6), sigma_mm=None
+):
     """1 - p, corrected and not, and scores, of all arrangements of a design, by definition."""
     contrast = np.atleast_2d(contrast)
     designs = list(designs)
@@ -105,7 +120,9 @@ def randomise(maps, designs, contrast, threshold, *, is_f=False, settings=((2, 0
     residuals = (values - nuisance @ np.linalg.pinv(nuisance) @ values).T
     found, step = [], None
     for number, design in enumerate(designs):
-        *_, statistic, df = least_squares(residuals, design, contrast)
+        effect, variance, statistic, df = least_squares(residuals, design, contrast)
+        if sigma_mm is not None:
+            statistic = effect / np.sqrt(smoothed(variance, maps.grid, sigma_mm))
         dimension = np.linalg.matrix_rank(contrast) if is_f else None
         if is_f and len(contrast) == 1:
             statistic = statistic**2

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpustats.engines.gpu_devices import why_no_gpu
+from gpustats.engines.smoothing import Smoothing as Smoothing
 from gpustats.shuffles import Shuffles
 from gpustats.spaces import Lattice
 
@@ -274,6 +275,19 @@ class Engine(Protocol):
 
     def put(self, block: Array, maps: Array, start: int) -> None:
         """Write ``(b, width)`` values of voxels ``start``, ... into ``(b, n_voxels)`` maps."""
+        ...
+
+    def pseudo_t(
+        self,
+        maps: Sequence[Array],
+        odds: Sequence[Array] | None,
+        smoothing: Smoothing,
+        exceeding: Exceedances | None,
+    ) -> Peaks:
+        """Turn maps of t, each ``(n_voxels,)``, into pseudo-t in place: maxima, and counts.
+
+        Odds are R² / (1 - R²) of all rows of a shuffle, given where that is not t² / df.
+        """
         ...
 
     def negate(self, maps: Array) -> None:

@@ -20,6 +20,7 @@ from gpustats import distributions
 from gpustats.engines import SHUFFLE_TILE, Regression, Units
 from gpustats.engines.cpu_memory import free_bytes
 from gpustats.engines.cpu_shuffles import shuffled_rows
+from gpustats.engines.cpu_smoothing import pseudo_t
 from gpustats.engines.cpu_spatial import (
     cluster_counts,
     cluster_peaks,
@@ -56,6 +57,7 @@ __all__ = [
     "label",
     "n_threads",
     "negate",
+    "pseudo_t",
     "put",
     "regress",
     "shuffled_rows",

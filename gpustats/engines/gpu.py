@@ -22,6 +22,7 @@ from gpustats.engines.gpu_batches import free_bytes, halved_until_it_fits
 from gpustats.engines.gpu_distributions import f_maps_to_z, f_to_z, t_maps_to_z, t_to_z
 from gpustats.engines.gpu_glm import contrast, regress, unit_tiles
 from gpustats.engines.gpu_shuffles import shuffled_rows
+from gpustats.engines.gpu_smoothing import pseudo_t
 from gpustats.engines.gpu_spatial import (
     cluster_counts,
     cluster_peaks,
@@ -56,6 +57,7 @@ __all__ = [
     "label",
     "negate",
     "on_device",
+    "pseudo_t",
     "put",
     "regress",
     "shuffled_rows",

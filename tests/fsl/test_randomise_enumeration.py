@@ -149,3 +149,18 @@ def test_tfce_of_skeletons(run, group_of):
     designs = list(arrangements(np.ones((6, 1)), np.ones(6), flips=True))
     expected = randomise(group.maps, designs, [1.0], 1.2, settings=((2, 1), 26))
     check_test(group, "tstat1", expected)
+
+
+def test_smoothed_variances(run, group_of):
+    group = group_of(6)
+    design = np.column_stack([np.ones(6), [0, 0, 0, 1, 1, 1], [1, 0, 0, 1, 0, 0]])
+    contrasts = [[0.0, 1, 0], [0.0, 0, 1]]
+    words = group.write(design, contrasts, f_tests=[[1, 1]])
+    run_all(run, words, "-v", 5)
+    designs = list(arrangements(design, np.ones(6)))
+    assert len(designs) == 180
+    expected = randomise(group.maps, designs, contrasts[0], 1.2, sigma_mm=5)
+    check_test(group, "tstat1", expected)
+    # F stays as it is
+    expected = randomise(group.maps, designs, contrasts, 1.5, is_f=True)
+    check_test(group, "fstat1", expected)
