@@ -23,6 +23,7 @@ from nilearn.datasets import load_mni152_brain_mask
 import gpustats
 from gpustats import cli, images
 from gpustats.simulation import Blob, effect_map, simulate_maps
+from gpustats.vest import write_vest
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -92,6 +93,16 @@ def words_of(command):
     return [name for word in words for name in sorted(glob.glob(word)) or [word]]
 
 
+def write_design_files(folder, groups):
+    """Write what FSL's users have: a 4D file, and the files of a design."""
+    (folder / "all_con.nii.gz").symlink_to(folder / "con_4d.nii.gz")
+    regressors = groups[["patients", "controls"]]
+    write_vest(folder / "design.mat", regressors)
+    write_vest(folder / "design.con", [[1, -1], [-1, 1]], names=["more", "less"])
+    write_vest(folder / "design.fts", [[1, 0]])
+    write_vest(folder / "design.grp", np.ones((len(groups), 1)))
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     """A folder with what the pages name: maps of 20 subjects on a coarse brain, and tables."""
@@ -124,6 +135,7 @@ def study(tmp_path_factory):
     for name, table in tables.items():
         table.insert(0, "participant_id", subjects)
         table.to_csv(folder / name, sep="\t", index=False)
+    write_design_files(folder, groups)
     program = folder / "bin" / "gpustats"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m gpustats "$@"\n')
     program.chmod(0o755)
