@@ -2,7 +2,6 @@
 
 import os
 import sys
-import warnings
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -33,9 +32,8 @@ templates_path = ["_templates"]
 needs_sphinx = "8.1"
 
 # pages
-myst_enable_extensions = ["dollarmath", "deflist"]
+myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
-suppress_warnings = ["config.cache"]  # the gallery's settings hold functions
 
 # names: those of other packages have no page here, and nothing is fetched
 default_role = "py:obj"
@@ -43,7 +41,6 @@ autosummary_generate = True
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
-numpydoc_validation_checks: set[str] = set()
 nitpick_ignore_regex = [
     (r"py:.*", r"(np|numpy|pd|pandas|nibabel|distributed|collections|os|typing|types)\..*"),
     (r"py:class", r"(NDArray|BlockExchange|Client|Scheme|StoredMaps)"),
@@ -66,7 +63,6 @@ sphinx_gallery_conf = {
     "capture_repr": ("_repr_html_",),
     "abort_on_example_error": True,
 }
-warnings.filterwarnings("ignore", category=UserWarning, message=".*non-interactive.*")
 
 # look
 html_theme = "furo"

@@ -30,7 +30,7 @@ README = ROOT / "README.md"
 EMULATOR = ROOT / "tests" / "emulator" / "README.md"
 NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 PAGES = [
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted(set((ROOT / "docs").rglob("*.md")) - set((ROOT / "docs" / "_build").rglob("*.md"))),
     *(ROOT / folder / "README.md" for folder in ("benchmarks", "kernels")),
     ROOT / "CONTRIBUTING.md",
     pytest.param(EMULATOR, marks=NEEDS_COMPILER),
@@ -59,12 +59,15 @@ def blocks_of(page, text):
     for before, token in zip([None, *tokens], tokens, strict=False):
         if token.type == "code_block":
             raise ValueError(f"{page}:{token.map[0] + 1}: indented code; fence it and name it")
-        if token.type != "fence" or token.info.startswith("{"):
+        directive = token.info.startswith("{") and not token.info.startswith("{code")
+        if token.type != "fence" or directive:
             continue
         place, language = f"{page}:{token.map[0] + 1}", token.info.strip()
         if before is not None and before.type == "html_block" and "not run" in before.content:
             if not NOT_RUN.fullmatch(before.content):
                 raise ValueError(f"{place}: write <!-- not run: the reason -->")
+        elif language == "console" and not commands_of(token.content):
+            raise ValueError(f"{place}: a console needs a prompt, '$ ', before each command")
         elif language in RUN:
             blocks.append(Block(place, language, token.content))
         elif language not in SHOWN:
@@ -154,7 +157,10 @@ def shell(study, tmp_path, monkeypatch):
 
     def run(script):
         if PLAIN.fullmatch(script):
-            return cli.main(words_of(script)[1:])
+            try:
+                return cli.main(words_of(script)[1:])
+            except SystemExit as end:  # argparse's way
+                return end.code
         strict = ["bash", "-euo", "pipefail", "-c", script]
         return subprocess.run(strict, timeout=SECONDS, check=False).returncode
 
@@ -191,9 +197,7 @@ def test_blocks_of_the_readme_run_and_find_what_is_there(shell):
 
 def test_every_public_name_is_in_the_api():
     listed = re.findall(r"^   (\w+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
-    assert sorted({*gpustats.__all__} - {"__version__"}) == sorted(
-        name for name in listed if hasattr(gpustats, name) and name in gpustats.__all__
-    )
+    assert {*gpustats.__all__} - {"__version__"} <= {*listed}
 
 
 @pytest.mark.parametrize(
@@ -201,6 +205,8 @@ def test_every_public_name_is_in_the_api():
     [
         ("```\ngpustats\n```", "no language"),
         ("```sh\ngpustats\n```", "sh language"),
+        ("```{code-block} python\n1\n```", "python language"),
+        ("```console\ngpustats\n```", "a prompt"),
         ("<!-- not run: -->\n```python\n1\n```", "the reason"),
         ("<!-- not run -->\n\n```python\n1\n```", "the reason"),
         ("    indented()", "fence it"),
@@ -230,7 +236,7 @@ def test_plain_words_are_those_of_a_shell(shell, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "script", ["gpustats fit nothing.nii.gz", "gpustats info | false", "false"]
+    "script", ["gpustats fit nothing.nii.gz", "gpustats fit --no", "gpustats info | false", "false"]
 )
 def test_commands_that_fail_are_noticed(script, shell):
     assert shell(script) != 0
