@@ -305,7 +305,7 @@ def view_img(stat_map_img: Any, bg_img: Any = "MNI152", **kwargs: Any) -> Any:
     bg_img
         The background; path, image, ``"MNI152"`` or None.
     **kwargs
-        All else that `nilearn.plotting.view_img` takes. Its ``threshold`` is on the size of the
+        All else that ``nilearn.plotting.view_img`` takes. Its ``threshold`` is on the size of the
         values, and its default of 1e-6 hides only voxels that are 0: thresholded maps are shown
         as they are, unthresholded ones hide the background. None hides nothing, 0 included.
 
