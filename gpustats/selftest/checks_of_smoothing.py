@@ -31,7 +31,7 @@ def _pseudo_t(machine: Machine, sample: Sample) -> Arrays:
     smoothing = Smoothing.prepared(blur, _sum_of_squares(sample), DF, engine.to_device)
     found: list[NDArray[np.float64]] = []
     for odds in (None, _odds(sample)):
-        maps = [engine.to_device(one) for one in sample.maps]
+        maps = [engine.to_device(one.copy()) for one in sample.maps]
         given = None if odds is None else [engine.to_device(one) for one in odds]
         counting = Exceedances(
             engine.to_device(np.zeros(sample.grid.n_voxels, dtype=np.float32)),
