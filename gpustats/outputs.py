@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from uuid import uuid4
 
 import numpy as np
+import pandas as pd
 from numpy.typing import DTypeLike, NDArray
 
 from gpustats import images
@@ -57,20 +58,32 @@ def result_folder(folder: Path) -> Iterator[Path]:
                 place.rmdir()
 
 
-def write_contrast(
-    folder: Path,
+class Results(NamedTuple):
+    """What is known of a contrast: a description for the JSON, and files by name."""
+
+    summary: dict[str, Any]
+    pictures: Pictures
+    tables: dict[str, pd.DataFrame]
+
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Write the files to a folder that exists, and return the description."""
+        save_images(folder, self.pictures)
+        for name, table in self.tables.items():
+            table.to_csv(folder / name, sep="\t", index=False)
+        return self.summary
+
+
+def contrast_results(
     maps: ContrastMaps,
     rule: ThresholdRule,
     min_distance: float,
     extra: ExtraMaps = ONLY_THE_USUAL,
     true_discovery_alpha: float | None = None,
-) -> dict[str, Any]:
-    """Write the maps, the thresholded map and the clusters of a contrast.
+) -> Results:
+    """Make the maps, the thresholded map and the clusters of a contrast.
 
     Parameters
     ----------
-    folder
-        Where to; it exists.
     maps
         The contrast's maps.
     rule
@@ -84,8 +97,8 @@ def write_contrast(
 
     Returns
     -------
-    dict
-        What happened, for the JSON: the contrast, its threshold, peaks and files.
+    Results
+        What happened, for the JSON: the contrast, its threshold, peaks and files; and the files.
     """
     rule = rule.for_statistic(maps.contrast.statistic)
     height, thresholded, clusters = surviving_clusters(maps.z, maps.grid, rule, min_distance)
@@ -99,9 +112,8 @@ def write_contrast(
         name = f"contrast-{maps.contrast.label}_{one.entities}_statmap.nii.gz"
         pictures[name] = (images.unmask(one.values, maps.grid, one.description), one.dtype)
         described[name] = one.description
-    save_images(folder, pictures)
-    table_name = write_clusters(folder, maps, clusters)
-    return {
+    table_name = f"contrast-{maps.contrast.label}_clusters.tsv"
+    summary = {
         **contrast_summary(maps),
         **_threshold_summary(rule, height, clusters, int(np.count_nonzero(thresholded))),
         "min_distance_mm": min_distance,
@@ -109,6 +121,7 @@ def write_contrast(
         "true_discovery_alpha": true_discovery_alpha,
         "files": [*sorted(pictures), table_name],
     }
+    return Results(summary, pictures, {table_name: clusters.table})
 
 
 def contrast_images(
