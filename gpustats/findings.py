@@ -27,6 +27,12 @@ STATISTIC_NAMES = {
     "cluster_mass": "Cluster mass",
     "tfce": "TFCE",
 }
+ADJECTIVES = {
+    "voxelwise": "voxelwise",
+    "cluster_extent": "cluster-extent",
+    "cluster_mass": "cluster-mass",
+    "tfce": "TFCE",
+}
 SCORES = {"cluster_extent": "voxels", "cluster_mass": "mass", "tfce": "TFCE score"}
 
 

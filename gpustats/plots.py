@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from gpustats.pictures import data_uri, drawing
 
+FAR = 4.0
+"""How many times the median the largest score must be for the axis to be drawn as its root."""
+
 MAX_LABEL = 30
 """Characters of a name that fit beside a picture."""
 
@@ -126,8 +129,15 @@ def null_picture(null: NullDistribution) -> str:
         # of few or equal maxima too: a range without width has no bins
         ends = (least, reach) if reach > least else (least - 0.5, least + 0.5)
         n_bins = int(np.clip(2 * np.sqrt(null.maxima.size), 8, 60))
-        counts, edges = np.histogram(null.maxima, n_bins, ends)
-        axes.stairs(counts, edges, fill=True, color=SOFT)
+        edges = np.linspace(*ends, n_bins + 1)
+        if least >= 0 and reach > FAR * float(np.median(null.maxima)):
+            axes.set_xscale("function", functions=(np.sqrt, np.square))
+            edges = np.linspace(*np.sqrt(ends), n_bins + 1) ** 2
+            # what squaring takes from the ends is given back
+            edges[0], edges[-1] = ends
+            axes.set_xlim(least, 1.02 * reach)
+            axes.set_xticks([float(f"{reach * share**2:.2g}") for share in np.linspace(0, 1, 5)])
+        axes.stairs(*np.histogram(null.maxima, edges), fill=True, color=SOFT)
         if null.threshold is not None:
             label = f"threshold (p ≤ {null.alpha:g})"
             axes.axvline(null.threshold, color=THRESHOLD, ls="--", lw=1.6, label=label)

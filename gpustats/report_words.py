@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr
 
-from gpustats.findings import Finding
+from gpustats.findings import ADJECTIVES, Finding
 from gpustats.references import Citations
 
 SCHEMES = {"freedman-lane": "Freedman and Lane", "dekker": "Dekker", "manly": "Manly"}
@@ -147,17 +147,9 @@ def _permutation(content: Mapping[str, Any], finding: Finding, cite: Citations) 
         f"{shuffled}.{nuisance} Statistics: {'; '.join(compared) or first}. Corrected p values are "
         "shares of the shuffles, the observed data among them, whose maximum over all voxels "
         f"reaches the observed value {cite('never_zero')}, and so control the family-wise error "
-        f"rate. Voxels count whose corrected p ({NAMES.get(first, first)}) is at most {alpha:g}. "
+        f"rate. Voxels count whose {ADJECTIVES.get(first, first)} corrected p is at most {alpha:g}. "
         f"{_extent(finding.kept)}"
     )
-
-
-NAMES = {
-    "voxelwise": "of voxels",
-    "cluster_extent": "of cluster extent",
-    "cluster_mass": "of cluster mass",
-    "tfce": "of TFCE",
-}
 
 
 def _has_nuisance(content: Mapping[str, Any], finding: Finding) -> bool:
@@ -227,12 +219,12 @@ def _extra(findings: Sequence[Finding], cite: Citations) -> str:
 
 def result(finding: Finding) -> str:
     """Say in a sentence or two what was found of a contrast."""
-    limit = limit_of(finding)
+    limit, others = limit_of(finding), _others(finding)
     if not finding.n_surviving:
         peak = finding.peak
         return (
             f"No voxel survives ({limit}). The largest effect, not significant, is "
-            f"z = {peak['z']:.2f} at ({place(peak['mm'])}) mm."
+            f"z = {peak['z']:.2f} at ({place(peak['mm'])}) mm.{others}"
         )
     smallest = ""
     if finding.tests:
@@ -242,8 +234,19 @@ def result(finding: Finding) -> str:
     peak = finding.peak
     return (
         f"{count(finding.n_surviving, 'voxel')} {verb} in {count(finding.n_clusters, 'cluster')} "
-        f"({limit}); the largest peak is z = {peak['z']:.2f} at ({place(peak['mm'])}) mm{smallest}."
+        f"({limit}); the largest peak is z = {peak['z']:.2f} at ({place(peak['mm'])}) mm"
+        f"{smallest}.{others}"
     )
+
+
+def _others(finding: Finding) -> str:
+    """Say how many voxels survive by the statistics that say nothing about the clusters."""
+    found = [
+        f"{count(test['n_surviving_voxels'], 'voxel')} by {ADJECTIVES.get(name, name)} p"
+        for test in finding.tests[1:]
+        for name in [test["statistic"]]
+    ]
+    return f" Besides, there survive {_listed(found)}." if found else ""
 
 
 def limit_of(finding: Finding) -> str:
@@ -251,7 +254,7 @@ def limit_of(finding: Finding) -> str:
     entry = finding.entry
     if finding.tests:
         first = finding.tests[0]["statistic"]
-        return f"corrected p ≤ {entry['alpha']:g}, {NAMES.get(first, first)}"
+        return f"{ADJECTIVES.get(first, first)} corrected p ≤ {entry['alpha']:g}"
     sides = "|z|" if finding.two_sided else "z"
     p = float(ndtr(-entry["threshold_z"])) * (2 if finding.two_sided else 1)
     return f"{sides} ≥ {entry['threshold_z']:.2f}, p ≤ {p:.2g} at a single voxel"

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpustats import images
-from gpustats.findings import STATISTIC_NAMES, Finding
+from gpustats.findings import ADJECTIVES, Finding
 from gpustats.pictures import Brain, View, quiet, require_nilearn
 from gpustats.significance import log10_p
 from gpustats.spaces import Grid
@@ -85,10 +85,11 @@ class Backdrop:
 def backdrop(grid: Grid, view: View) -> Backdrop:
     """Return what the slices of a grid are laid over: the template, an image, or the mask."""
     if view.on_template and view.fits(grid):
+        datasets = require_nilearn().datasets
         with quiet():
-            template = require_nilearn().datasets.load_mni152_template(TEMPLATE_STEP_MM)
-        volume, affine = images.read_map(template)
-        return Backdrop(_greys(volume, volume > 0), TEMPLATE_STEP_MM, affine[:3, 3])
+            volume, affine = images.read_map(datasets.load_mni152_template(TEMPLATE_STEP_MM))
+            brain, _ = images.read_map(datasets.load_mni152_brain_mask(TEMPLATE_STEP_MM))
+        return Backdrop(_greys(volume, brain > 0), TEMPLATE_STEP_MM, affine[:3, 3])
     field, step = _upright(grid)
     if view.on_template or view.bg_img is None:
         inside = images.resample(grid.mask.astype(np.float32), grid.affine, field) > 0.5
@@ -133,10 +134,8 @@ def voxel_maps(finding: Finding) -> dict[str, NDArray[np.float64]]:
     for test in finding.tests:
         label = test["statistic"].replace("_", "")
         p = finding.values(f"stat-p_desc-{label}fwe")
-        name = STATISTIC_NAMES.get(test["statistic"], test["statistic"]).lower()
-        found[f"p (corrected, {name.replace('tfce', 'TFCE')})"] = (
-            None if p is None else -np.log10(p)
-        )
+        name = ADJECTIVES.get(test["statistic"], test["statistic"])
+        found[f"p ({name} corrected)"] = None if p is None else -np.log10(p)
     found["maps"] = finding.values("stat-n")
     found["degrees of freedom"] = finding.values("stat-df")
     return {name: values for name, values in found.items() if values is not None}

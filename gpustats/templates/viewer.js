@@ -232,8 +232,8 @@
       };
       const values = voxel < 0 ? [] : this.maps.map((map) => [
         map.name, (map.logarithmic ? writtenP : written)(map.values[voxel])]);
-      values.forEach(([name, value]) => add(name, value));
       add("cluster", voxel < 0 ? "outside the mask" : label ? this.link(label) : "none");
+      values.forEach(([name, value]) => add(name, value));
       this.mark(place, label);
       const words = values.slice(0, 2).map(([name, value]) => `${name} = ${value}`);
       const of = label ? `cluster ${label}` : "no cluster";
