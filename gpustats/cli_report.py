@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gpustats import report
 from gpustats.pictures import View
 from gpustats.records import RESULT, read_record
+from gpustats.report import build_report, require_nilearn
 
 logger = logging.getLogger("gpustats")
 
@@ -49,7 +49,7 @@ def _report(options: argparse.Namespace) -> None:
     folder = options.result if options.result.is_dir() else options.result.parent
     path = options.output or folder / REPORT
     view = View() if options.background is None else View(options.background)
-    page = report.build_report(record, title=options.title, view=view)
+    page = build_report(record, title=options.title, view=view)
     page.save_as_html(path)
     print(f"written to {path} ({len(page.html.encode()) / 1e6:.1f} MB)")
 
@@ -59,7 +59,7 @@ def report_name(options: argparse.Namespace) -> str | None:
     if options.no_report:
         return None
     try:
-        report.require_nilearn()
+        require_nilearn()
     except ImportError as error:
         logger.warning("no %s: %s", REPORT, error)
         return None
@@ -76,9 +76,8 @@ def write_report(summary: Mapping[str, Any], folder: Path) -> None:
         if (folder / REPORT).exists():
             logger.warning("%s is of an earlier run: this one writes none", folder / REPORT)
         return
-    logger.info("drawing the report")
     try:
-        report.build_report(read_record(folder)).save_as_html(folder / summary["report"])
+        build_report(read_record(folder)).save_as_html(folder / summary["report"])
     except KeyboardInterrupt as interruption:
         raise type(interruption)(
             f"interrupted; the results are in {folder}, without the report: "

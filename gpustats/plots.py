@@ -14,7 +14,7 @@ from gpustats.pictures import data_uri, drawing
 FAR = 4.0
 """How many times the median the largest score must be for the axis to be drawn as its root."""
 
-MAX_LABEL = 30
+MAX_LABEL = 24
 """Characters of a name that fit beside a picture."""
 
 MAX_WRITTEN = 12
@@ -50,7 +50,7 @@ def design_picture(
     weights = np.concatenate([weights for _, weights in contrasts])
     heights = min(1.2 + 0.1 * n_rows, 5.5), 0.28 * len(weights) + 0.1
     with drawing() as library:
-        size = min(3.2 + 0.5 * n_columns, 11.0), sum(heights) + 1.6
+        size = min(4.2 + 0.5 * n_columns, 11.0), sum(heights) + 1.9
         figure = library.matplotlib.figure.Figure(size, layout="constrained")
         above, below = figure.subplots(2, 1, height_ratios=heights)
         picture = above.imshow(_relative(matrix, 0), **_COLOURS)
@@ -132,7 +132,7 @@ def null_picture(null: NullDistribution) -> str:
         edges = np.linspace(*ends, n_bins + 1)
         if least >= 0 and reach > FAR * float(np.median(null.maxima)):
             axes.set_xscale("function", functions=(np.sqrt, np.square))
-            edges = np.linspace(*np.sqrt(ends), n_bins + 1) ** 2
+            edges = np.linspace(least**0.5, reach**0.5, n_bins + 1) ** 2
             # what squaring takes from the ends is given back
             edges[0], edges[-1] = ends
             axes.set_xlim(least, 1.02 * reach)

@@ -142,12 +142,13 @@ def _permutation(content: Mapping[str, Any], finding: Finding, cite: Citations) 
         nuisance = f" Nuisance regressors were handled after {SCHEMES[scheme]} {cite(scheme)}."
     compared = [_statistic(settings, cite) for settings in _settings(test)]
     alpha, first = entry["alpha"], finding.tests[0]["statistic"]
+    corrected = f"{ADJECTIVES.get(first, first)} corrected p"
     return (
         f"Significance was assessed by permutation {cite('permutation', 'glm_permutation')}: "
         f"{shuffled}.{nuisance} Statistics: {'; '.join(compared) or first}. Corrected p values are "
         "shares of the shuffles, the observed data among them, whose maximum over all voxels "
         f"reaches the observed value {cite('never_zero')}, and so control the family-wise error "
-        f"rate. Voxels count whose {ADJECTIVES.get(first, first)} corrected p is at most {alpha:g}. "
+        f"rate. Voxels count whose {corrected} is at most {alpha:g}. "
         f"{_extent(finding.kept)}"
     )
 
