@@ -1,6 +1,7 @@
 """Group statistics of brain maps at the speed of the hardware."""
 
 from gpustats.archives import load_inference, save_inference
+from gpustats.atlases import Atlas, load_atlas
 from gpustats.checkpoints import remove_checkpoint
 from gpustats.cohort import Cohort
 from gpustats.cohort_stacking import stack_maps
@@ -29,6 +30,7 @@ from gpustats.true_discoveries import cluster_level_inference
 __version__ = "0.1.0"
 
 __all__ = [
+    "Atlas",
     "ClusterExtent",
     "ClusterMass",
     "Cohort",
@@ -51,6 +53,7 @@ __all__ = [
     "fdr_q",
     "fit",
     "get_clusters_table",
+    "load_atlas",
     "load_inference",
     "load_maps",
     "log10_p",

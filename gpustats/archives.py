@@ -26,7 +26,7 @@ HEADER = "gpustats_inference"
 
 OUTCOME_ARRAYS = ("observed", "limits", "maxima", "null_maxima", "counts")
 MAPS_ARRAYS = ("effect", "variance", "statistic")
-VARYING = ("df", "n")
+VARYING = ("df", "n", "unscaled_variance")
 """What maps have an array of where voxels lack subjects."""
 
 Arrays = dict[str, Any]
@@ -82,6 +82,8 @@ def save_inference(inference: Inference, path: str | os.PathLike[str]) -> None:
                 "contrast": numbers[name],
                 "df": maps.df if maps.n is None else None,
                 "dimension": maps.dimension,
+                "unscaled_variance": maps.unscaled_variance if maps.n is None else None,
+                "slopes": list(maps.slopes),
             }
             for name, maps in inference.maps.items()
         ],
@@ -202,5 +204,10 @@ def _maps(
         dimension=facts["dimension"],
         device="cpu",
         n=members.get(f"maps{number}_n"),
+        # files of earlier versions do not tell
+        unscaled_variance=members.get(
+            f"maps{number}_unscaled_variance", facts.get("unscaled_variance")
+        ),
+        slopes=tuple(facts.get("slopes", ())),
         **arrays,
     )

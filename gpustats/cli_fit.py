@@ -20,9 +20,9 @@ from gpustats.cli_data import (
 from gpustats.cli_report import report_name, write_report
 from gpustats.engines import resolve
 from gpustats.environment import versions
-from gpustats.extra_maps import ExtraMaps
 from gpustats.outputs import contrast_results, result_folder, write_json
 from gpustats.planning import described_maps
+from gpustats.pooled_variance import warn_of_unequal_variances
 from gpustats.thresholding import ThresholdRule
 
 EXAMPLES = """\
@@ -65,7 +65,8 @@ def _fit(options: argparse.Namespace) -> None:
     """Fit, write, report."""
     started = time.perf_counter()
     rule = _threshold_rule(options)
-    extra = ExtraMaps(options.effect_size, options.confidence, options.q, options.log10_p)
+    extra = cli_options.extra_maps(vars(options))
+    table = cli_options.table_choices(vars(options))
     engine = resolve(options.device)
     group = find_group(options)
     design = make_design(options, read_design_table(options), group)
@@ -73,6 +74,8 @@ def _fit(options: argparse.Namespace) -> None:
     with result_folder(options.output_dir) as partial:
         maps = reading(options).read(group)
         fitted = glm.fit(maps, design, device=options.device, memory=options.memory)
+        for contrast in contrasts:
+            warn_of_unequal_variances(fitted.maps, fitted.design, contrast)
         summary: dict[str, Any] = {
             "command": "fit",
             "versions": versions(),
@@ -82,9 +85,7 @@ def _fit(options: argparse.Namespace) -> None:
             "plan": None if fitted.plan is None else fitted.plan.as_settings(),
             "design": fitted.design.table.to_dict(orient="list"),
             "contrasts": [
-                contrast_results(
-                    result, rule, options.min_distance, extra, options.true_discoveries
-                ).write(partial)
+                contrast_results(result, rule, table, extra).write(partial)
                 for result in map(fitted.contrast, contrasts)
             ],
             "report": report_name(options),

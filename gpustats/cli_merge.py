@@ -15,7 +15,7 @@ from gpustats.cli_results import (
     PART_PREFIX,
     file_of,
     print_summary,
-    survival_rule,
+    wanted_results,
     with_run,
     write_results,
 )
@@ -58,24 +58,27 @@ def _merge(options: argparse.Namespace) -> None:
         merger.add(part, str(path))
     inference = merger.whole()
     run = _run_of_all(runs, inference, options)
+    wanted = wanted_results(run["parameters"])
     with result_folder(options.output_dir) as partial:
         inference = with_run(inference, run)
-        rule = survival_rule(run["parameters"])
-        summary = write_results(partial, inference, rule, started, report_name(options))
+        summary = write_results(partial, inference, wanted, started, report_name(options))
         save_inference(inference, partial / file_of(None))
     write_report(summary, options.output_dir)
     print_summary(summary, options.output_dir)
 
 
 def _check_rule(runs: Mapping[Path, Mapping[str, Any]]) -> None:
-    """Refuse parts of the command line whose options say differently which voxels count."""
-    chosen = [run["parameters"] for run in runs.values() if run]
-    rules = {(survival_rule(one), one["min_distance"]) for one in chosen}
-    if len(rules) > 1:
+    """Refuse parts of the command line whose options ask for different results."""
+    known = [run["parameters"] for run in runs.values() if run]
+    differing = [
+        f"--{name.replace('_', '-')}"
+        for name in cli_options.OF_RESULTS
+        if known and known[-1].get(name) != known[0].get(name)
+    ]
+    if differing:
         raise ValueError(
-            f"{list(runs)[-1]} was computed with different --alpha, --cluster-threshold, "
-            "--connectivity, --one-sided or --min-distance than the parts before; "
-            "they must agree"
+            f"{list(runs)[-1]} was computed with different {', '.join(differing)} than the parts "
+            "before; they must agree"
         )
 
 

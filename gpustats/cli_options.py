@@ -1,13 +1,16 @@
-"""Options that commands share, each said once."""
+"""Options that commands share, each said once, and what those of results stand for."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gpustats.atlases import FETCHERS, load_atlas
+from gpustats.cluster_facts import TableChoices
 from gpustats.effect_sizes import check_level
+from gpustats.extra_maps import ExtraMaps
 from gpustats.memory import parse_bytes
 from gpustats.true_discoveries import check_rate
 
@@ -19,6 +22,13 @@ SURVIVAL: dict[str, Any] = {
     "min_distance": 8.0,
 }
 """Which voxels count of a permutation test, unless it is said otherwise."""
+
+
+FURTHER_MAPS = ("effect_size", "confidence", "q", "log10_p", "one_minus_p")
+"""Options that ask for maps besides the usual ones."""
+
+OF_RESULTS = (*SURVIVAL, *FURTHER_MAPS, "true_discoveries", "atlas")
+"""Options that say what is written of a permutation test."""
 
 
 def add_maps(command: Any) -> None:
@@ -156,14 +166,45 @@ def add_extra_maps(group: Any) -> None:
         "--one-sided",
     )
     group.add_argument(
-        "--log10-p", action="store_true", help="-log10 p, one-sided, upper tail as the p map"
+        "--log10-p", "--logp", action="store_true", help="-log10 p, beside every map of p"
+    )
+    group.add_argument(
+        "--one-minus-p", action="store_true", help="1 - p as FSL writes it, beside every map of p"
     )
     group.add_argument(
         "--true-discoveries",
         type=error_rate,
-        metavar="0.05",
-        help="add the share of active voxels of each cluster, at least, to the table: "
-        "all-resolutions inference at this error rate, two-sided without --one-sided",
+        default=0.05,
+        metavar="ALPHA",
+        help="error rate of the share of active voxels of each cluster, at least, in the table "
+        "(all-resolutions inference, two-sided without --one-sided); default: %(default)s",
+    )
+    group.add_argument(
+        "--atlas",
+        action="append",
+        default=[],
+        metavar="IMAGE,LABELS",
+        help="name the places in the table: a label image and its table (.tsv, .csv, FSL's .xml, "
+        f"FreeSurfer's .txt), or {', '.join(FETCHERS)}; may be repeated",
+    )
+
+
+def extra_maps(chosen: Mapping[str, Any]) -> ExtraMaps:
+    """Return which further maps are wanted, given the options by name."""
+    return ExtraMaps(**{name: chosen[name] for name in FURTHER_MAPS if name in chosen})
+
+
+def table_choices(chosen: Mapping[str, Any]) -> TableChoices:
+    """Return what the table of clusters is to tell, given the options by name; read the atlases."""
+    usual = TableChoices()
+    atlases = [
+        load_atlas(*one.split(",", maxsplit=1)) if "," in one else load_atlas(one)
+        for one in chosen.get("atlas", [])
+    ]
+    return TableChoices(
+        chosen["min_distance"],
+        chosen.get("true_discoveries", usual.true_discovery_alpha),
+        tuple(atlases),
     )
 
 

@@ -29,7 +29,7 @@ from gpustats.cli_results import (
     print_part,
     print_summary,
     seconds_since,
-    survival_rule,
+    wanted_results,
     with_run,
     write_results,
 )
@@ -85,6 +85,7 @@ def add_permute(commands: Any) -> None:
     cli_options.add_model(model)
     model.add_argument("--blocks", metavar="COLUMN", help="column with exchangeability blocks")
     cli_options.add_survival(permute.add_argument_group("thresholds"), alpha=0.05)
+    cli_options.add_extra_maps(permute.add_argument_group("further results"))
     _add_statistics(permute.add_argument_group("statistics"))
     _add_shuffles(permute.add_argument_group("shuffles"))
     _add_survival_of_kills(permute.add_argument_group("long runs"))
@@ -153,7 +154,7 @@ def _permute(options: argparse.Namespace) -> None:
     started = time.perf_counter()
     statistics = _statistics(options)
     part = _part(options)
-    rule = survival_rule(vars(options))
+    wanted = wanted_results(vars(options))
     engine = resolve(options.device)
     group = find_group(options)
     table, blocks = take_blocks(options, read_design_table(options), group)
@@ -200,7 +201,7 @@ def _permute(options: argparse.Namespace) -> None:
         inference = with_run(inference, run)
         save_inference(inference, partial / file_of(part))
         if part is None:
-            summary = write_results(partial, inference, rule, started, report_name(options))
+            summary = write_results(partial, inference, wanted, started, report_name(options))
     if options.checkpoint is not None:
         remove_checkpoint(options.checkpoint)
     if part is None:

@@ -6,8 +6,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from gpustats.cli_options import extra_maps, table_choices
+from gpustats.cluster_facts import TableChoices
+from gpustats.extra_maps import ExtraMaps
 from gpustats.outcomes import Inference
 from gpustats.outputs import write_json
 from gpustats.permutation_outputs import write_inference
@@ -21,9 +24,17 @@ SCORES = {"cluster_extent": "extent", "cluster_mass": "mass", "tfce": "TFCE"}
 """What the scores of a statistic are called; those of voxels are t or F, or their z."""
 
 
-def survival_rule(chosen: Mapping[str, Any]) -> ThresholdRule:
-    """Return which voxels count, given the options by name: those with a small corrected p."""
-    return ThresholdRule(
+class Wanted(NamedTuple):
+    """What is to be written of a test: which voxels count, the table and the further maps."""
+
+    rule: ThresholdRule
+    table: TableChoices
+    extra: ExtraMaps
+
+
+def wanted_results(chosen: Mapping[str, Any]) -> Wanted:
+    """Return what is to be written, given the options by name; voxels count by corrected p."""
+    rule = ThresholdRule(
         chosen["alpha"],
         None,
         None,
@@ -31,6 +42,7 @@ def survival_rule(chosen: Mapping[str, Any]) -> ThresholdRule:
         not chosen["one_sided"],
         chosen["connectivity"],
     )
+    return Wanted(rule, table_choices(chosen), extra_maps(chosen))
 
 
 def file_of(part: range | Shard | None) -> str:
@@ -54,7 +66,7 @@ def seconds_since(started: float) -> float:
 
 
 def write_results(
-    folder: Path, inference: Inference, rule: ThresholdRule, started: float, report: str | None
+    folder: Path, inference: Inference, wanted: Wanted, started: float, report: str | None
 ) -> dict[str, Any]:
     """Write maps, tables and the JSON, which names the report; return what is in it."""
     test = dict(inference.settings)
@@ -64,7 +76,7 @@ def write_results(
         "test": test,
         "fingerprint": dict(inference.fingerprint),
         "p_outside_mask": 1,
-        "contrasts": write_inference(folder, inference, rule, run["parameters"]["min_distance"]),
+        "contrasts": write_inference(folder, inference, *wanted),
         "report": report,
         "seconds": seconds_since(started),
     }

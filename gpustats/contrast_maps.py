@@ -47,7 +47,7 @@ class ContrastMaps:
         How many voxels of the fit are not in ``grid`` because the contrast is not estimable there.
     unscaled_variance
         c'(X'X)⁻c of a t contrast, ``(n_voxels,)`` where voxels lack subjects; None where it is
-        not known: of F, and of maps from the file of a permutation test.
+        not known: of F, and of maps from the file of a permutation test of an earlier version.
     slopes
         The columns with weights whose coefficients are slopes (`effect_sizes.slopes_of`).
     """
@@ -162,7 +162,7 @@ class ContrastMaps:
         if self.unscaled_variance is None:
             raise DesignError(
                 f"{wanted} of contrast {self.contrast.name!r} needs the design, which a file of "
-                "results does not hold; take fit(maps, design).contrast(...)"
+                "results of an earlier version does not hold; take fit(maps, design).contrast(...)"
             )
         return self.unscaled_variance
 

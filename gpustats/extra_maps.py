@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+from scipy.special import ndtr
 
 from gpustats.contrast_maps import ContrastMaps
 from gpustats.significance import fdr_q, log10_p
@@ -39,13 +40,16 @@ class ExtraMaps:
     q
         p adjusted for the false discovery rate.
     log10_p
-        -log10 p.
+        -log10 p, of every map of p.
+    one_minus_p
+        1 - p, of every map of p, as FSL writes it.
     """
 
     effect_size: bool = False
     confidence: float | None = None
     q: bool = False
     log10_p: bool = False
+    one_minus_p: bool = False
 
     def of(self, maps: ContrastMaps, two_sided: bool) -> Iterator[ExtraMap]:
         """Make the maps of a contrast; q is of both tails where ``two_sided``."""
@@ -60,6 +64,19 @@ class ExtraMaps:
             yield ExtraMap("stat-q", q, f"p adjusted by Benjamini-Hochberg, {tails}", np.float64)
         if self.log10_p:
             yield ExtraMap("stat-log10p", log10_p(maps.z), "-log10 p, one-sided, upper tail")
+        if self.one_minus_p:
+            yield ExtraMap(
+                "stat-oneminusp", ndtr(maps.z), "1 - p, one-sided, upper tail", np.float64
+            )
+
+    def of_p(self, p: NDArray[np.float64], label: str, description: str) -> Iterator[ExtraMap]:
+        """Make the other forms of a map of p, which are 0 where p is 1."""
+        if self.log10_p:
+            # plus 0, because -0 would be written as such
+            yield ExtraMap(f"stat-log10p_desc-{label}", 0 - np.log10(p), f"-log10 {description}")
+        if self.one_minus_p:
+            words = f"1 - {description}"
+            yield ExtraMap(f"stat-oneminusp_desc-{label}", 1 - p, words, np.float64)
 
 
 def _effect_sizes(maps: ContrastMaps) -> Iterator[ExtraMap]:

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from gpustats.records import Record
@@ -122,13 +121,11 @@ class Finding:
         least = np.partition(size, -count)[-count]
         return np.where((size >= least) & (size > 0), self.z, 0.0)
 
-    @cached_property
+    @property
     def clusters(self) -> Sequence[Mapping[str, Any]]:
-        """The clusters as the JSON lists them, or as much as the table says of them."""
-        if "clusters" in self.entry:
-            return list(self.entry["clusters"])
-        table = self.record.open_table(self.file("clusters.tsv"))
-        return _clusters_of(table, self.labels, self.grid.voxel_volume_mm3)
+        """The clusters, each with all that is told of it."""
+        clusters: Sequence[Mapping[str, Any]] = self.entry["clusters"]
+        return clusters
 
     @cached_property
     def highest_peaks(self) -> list[dict[str, Any]]:
@@ -138,7 +135,7 @@ class Finding:
             self.grid.affine,
             0.0,
             two_sided=self.two_sided,
-            min_distance=float(self.kept.get("min_distance_mm", 8.0)),
+            min_distance=float(self.entry["min_distance_mm"]),
             connectivity=self.kept["connectivity"],
         ).table
         highest = found.sort_values("Peak Stat", key=np.abs, ascending=False, kind="stable")
@@ -168,9 +165,7 @@ class Finding:
 
     def null_maxima(self, test: Mapping[str, Any]) -> NDArray[np.float64]:
         """Return the largest score of every shuffle, ``(n_shuffles,)``; the first is observed."""
-        label = test["statistic"].replace("_", "")
-        name = test.get("null_maxima", self.file(f"desc-{label}_nullmax.tsv"))
-        table = self.record.open_table(name)
+        table = self.record.open_table(test["null_maxima"])
         return table["maximum"].to_numpy(dtype=np.float64)
 
 
@@ -209,22 +204,6 @@ def find(record: Record, entry: Mapping[str, Any]) -> Finding:
             "it again"
         )
     return finding
-
-
-def _clusters_of(
-    table: pd.DataFrame, labels: NDArray[np.int32], voxel_volume_mm3: float
-) -> list[dict[str, Any]]:
-    """Return what a table says of clusters: their sizes, and the places and z of their peaks."""
-    clusters: list[dict[str, Any]] = []
-    for row in table.to_dict("records"):
-        name = str(row["Cluster ID"])
-        if name.lstrip("-").isdecimal():
-            n_voxels = int(np.count_nonzero(labels == int(name)))
-            size = n_voxels * voxel_volume_mm3
-            clusters.append({"id": int(name), "n_voxels": n_voxels, "size_mm3": size, "peaks": []})
-        place = [float(row[axis]) for axis in "XYZ"]
-        clusters[-1]["peaks"].append({"id": name, "mm": place, "z": float(row["Peak Stat"])})
-    return clusters
 
 
 def _check_grid(name: str, volume: NDArray[Any], affine: NDArray[Any], grid: Grid) -> None:

@@ -32,6 +32,7 @@ from gpustats.outcomes import Inference, Outcome
 from gpustats.pairwise_sweeping import testable
 from gpustats.partition import Scheme
 from gpustats.planning import Choices, described, described_maps, named_contrasts, plans_of
+from gpustats.pooled_variance import warn_of_unequal_variances
 from gpustats.progress import counted
 from gpustats.shuffles import Shard
 from gpustats.stored import StoredMaps
@@ -187,6 +188,8 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     fitted = fit(maps, design, device=device, memory=budget)
     for task in tasks:
         fitted = testable(fitted, task.contrast, task.shuffles)
+        if task.shuffles.errors == "ee":
+            warn_of_unequal_variances(fitted.maps, fitted.design, task.contrast)
     print_ = fingerprints.fingerprint(fitted, contrasts.values(), settings, blocks, block_exchange)
     identity = {**print_, **told, "range": [str(task.indices) for task in tasks]}
     del identity["settings"]  # each of them is told by its name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,17 +16,26 @@ import pandas as pd
 from numpy.typing import DTypeLike, NDArray
 
 from gpustats import images
+from gpustats.cluster_facts import (
+    PARAMETRIC,
+    Facts,
+    TableChoices,
+    clusters_table,
+    describe_clusters,
+)
 from gpustats.contrast_maps import ContrastMaps
-from gpustats.extra_maps import ExtraMaps
+from gpustats.extra_maps import ExtraMap, ExtraMaps
+from gpustats.significance import upper_tail_p
 from gpustats.spaces import Grid
-from gpustats.tables import Clusters, surviving_clusters, with_true_discoveries
+from gpustats.tables import Clusters, surviving_clusters
 from gpustats.thresholding import ThresholdRule
+from gpustats.true_discoveries import Discoveries, true_discoveries
 
 Pictures: TypeAlias = dict[str, tuple[Any, DTypeLike]]
 """Images by the name of their file, and the type of their voxels on disk."""
 
-
 ONLY_THE_USUAL = ExtraMaps()
+USUAL_TABLE = TableChoices()
 
 EXTREMES = (np.argmax, np.argmin)
 """Where the values are that a summary names."""
@@ -76,9 +85,8 @@ class Results(NamedTuple):
 def contrast_results(
     maps: ContrastMaps,
     rule: ThresholdRule,
-    min_distance: float,
+    table: TableChoices = USUAL_TABLE,
     extra: ExtraMaps = ONLY_THE_USUAL,
-    true_discovery_alpha: float | None = None,
 ) -> Results:
     """Make the maps, the thresholded map and the clusters of a contrast.
 
@@ -88,12 +96,10 @@ def contrast_results(
         The contrast's maps.
     rule
         Which voxels count.
-    min_distance
-        Least distance of sub-peaks in mm.
+    table
+        What the table of clusters tells.
     extra
         Which maps to write besides the usual ones.
-    true_discovery_alpha
-        The rate of the true-discovery proportions in the table; none by default.
 
     Returns
     -------
@@ -101,27 +107,49 @@ def contrast_results(
         What happened, for the JSON: the contrast, its threshold, peaks and files; and the files.
     """
     rule = rule.for_statistic(maps.contrast.statistic)
-    height, thresholded, clusters = surviving_clusters(maps.z, maps.grid, rule, min_distance)
-    if true_discovery_alpha is not None:
-        clusters = with_true_discoveries(
-            clusters, maps.z, maps.grid, true_discovery_alpha, rule.two_sided
-        )
-    pictures = contrast_images(maps, thresholded, clusters)
-    described = {}
-    for one in extra.of(maps, rule.two_sided):
-        name = f"contrast-{maps.contrast.label}_{one.entities}_statmap.nii.gz"
-        pictures[name] = (images.unmask(one.values, maps.grid, one.description), one.dtype)
-        described[name] = one.description
-    table_name = f"contrast-{maps.contrast.label}_clusters.tsv"
+    height, thresholded, clusters = surviving_clusters(maps.z, maps.grid, rule, table.min_distance)
+    further, described = extra_images(maps, extra.of(maps, rule.two_sided))
+    pictures = contrast_images(maps, thresholded, clusters) | further
+    proportions = parametric_proportions(maps, clusters, rule.two_sided, table)
+    facts = describe_clusters(clusters, maps, {}, proportions, table.atlases)
+    table_name = clusters_file(maps)
     summary = {
         **contrast_summary(maps),
         **_threshold_summary(rule, height, clusters, int(np.count_nonzero(thresholded))),
-        "min_distance_mm": min_distance,
         "extra_maps": described,
-        "true_discovery_alpha": true_discovery_alpha,
         "files": [*sorted(pictures), table_name],
+        **table_summary(facts, table),
     }
-    return Results(summary, pictures, {table_name: clusters.table})
+    return Results(summary, pictures, {table_name: clusters_table(facts)})
+
+
+def parametric_proportions(
+    maps: ContrastMaps, clusters: Clusters, two_sided: bool, table: TableChoices
+) -> dict[str, Discoveries]:
+    """Return the parametric true-discovery proportions of clusters, by name."""
+    p = upper_tail_p(maps.z, two_sided=two_sided)
+    labels = clusters.labels[maps.grid.mask]
+    return {PARAMETRIC: true_discoveries(p, labels, table.true_discovery_alpha)}
+
+
+def table_summary(facts: list[Facts], table: TableChoices) -> dict[str, Any]:
+    """Describe the clusters and how they were told."""
+    return {
+        "min_distance_mm": table.min_distance,
+        "true_discovery_alpha": table.true_discovery_alpha,
+        "clusters": facts,
+    }
+
+
+def extra_images(maps: ContrastMaps, extra: Iterable[ExtraMap]) -> tuple[Pictures, dict[str, str]]:
+    """Return the images of further maps by file, and what each of them is."""
+    pictures: Pictures = {}
+    described = {}
+    for one in extra:
+        name = f"contrast-{maps.contrast.label}_{one.entities}_statmap.nii.gz"
+        pictures[name] = (images.unmask(one.values, maps.grid, one.description), one.dtype)
+        described[name] = one.description
+    return pictures, described
 
 
 def contrast_images(
@@ -151,11 +179,16 @@ def contrast_images(
     return pictures
 
 
-def write_clusters(folder: Path, maps: ContrastMaps, clusters: Clusters) -> str:
+def write_clusters(folder: Path, maps: ContrastMaps, facts: list[Facts]) -> str:
     """Write the table of a contrast's clusters; return the name of the file."""
-    name = f"contrast-{maps.contrast.label}_clusters.tsv"
-    clusters.table.to_csv(folder / name, sep="\t", index=False)
+    name = clusters_file(maps)
+    clusters_table(facts).to_csv(folder / name, sep="\t", index=False)
     return name
+
+
+def clusters_file(maps: ContrastMaps) -> str:
+    """Return the name of the file with the table of a contrast's clusters."""
+    return f"contrast-{maps.contrast.label}_clusters.tsv"
 
 
 def save_images(folder: Path, pictures: Pictures) -> None:

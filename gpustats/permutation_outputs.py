@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,24 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gpustats import images
+from gpustats.atlases import Atlas
+from gpustats.cluster_facts import TableChoices, describe_clusters
 from gpustats.contrast_maps import ContrastMaps
 from gpustats.environment import versions
+from gpustats.extra_maps import ExtraMap, ExtraMaps
 from gpustats.outcomes import Inference, Outcome
 from gpustats.outputs import (
+    ONLY_THE_USUAL,
+    USUAL_TABLE,
     Pictures,
     contrast_images,
     contrast_summary,
+    extra_images,
     extreme,
+    parametric_proportions,
     result_folder,
     save_images,
+    table_summary,
     write_clusters,
     write_json,
 )
@@ -36,7 +45,11 @@ NOT_ZERO = float(np.nextafter(0, 1))
 
 
 def write_inference(
-    folder: Path, inference: Inference, rule: ThresholdRule, min_distance: float
+    folder: Path,
+    inference: Inference,
+    rule: ThresholdRule,
+    table: TableChoices = USUAL_TABLE,
+    extra: ExtraMaps = ONLY_THE_USUAL,
 ) -> list[dict[str, Any]]:
     """Write the maps and tables of a permutation test.
 
@@ -49,8 +62,10 @@ def write_inference(
     rule
         ``alpha``: voxels count whose p of the first statistic, corrected over voxels, is at most
         that; and which of their clusters do. Its heights are not used.
-    min_distance
-        Least distance of sub-peaks in mm.
+    table
+        What the table of clusters tells.
+    extra
+        Which maps to write besides the usual ones.
 
     Returns
     -------
@@ -63,7 +78,7 @@ def write_inference(
         If shuffles are missing.
     """
     return [
-        _write_contrast(folder, inference, maps, rule, min_distance)
+        _write_contrast(folder, inference, maps, rule, table, extra)
         for maps in inference.maps.values()
     ]
 
@@ -76,6 +91,7 @@ def save_maps(
     cluster_threshold: int = 0,
     connectivity: int = 6,
     min_distance: float = 8.0,
+    atlases: Sequence[Atlas] = (),
 ) -> None:
     """Write a permutation test as NIfTI maps, tables and a JSON, whole or not at all.
 
@@ -90,6 +106,8 @@ def save_maps(
     cluster_threshold, connectivity, min_distance
         Least number of voxels of a cluster, which voxels touch, and least distance of sub-peaks
         in mm.
+    atlases
+        Where the names of places in the table come from; see `gpustats.atlases.load_atlas`.
 
     Raises
     ------
@@ -106,7 +124,9 @@ def save_maps(
             "test": dict(inference.settings),
             "fingerprint": dict(inference.fingerprint),
             "p_outside_mask": 1,
-            "contrasts": write_inference(partial, inference, rule, min_distance),
+            "contrasts": write_inference(
+                partial, inference, rule, TableChoices(min_distance, atlases=tuple(atlases))
+            ),
         }
         write_json(partial / "result.json", summary)
 
@@ -116,7 +136,8 @@ def _write_contrast(
     inference: Inference,
     maps: ContrastMaps,
     rule: ThresholdRule,
-    min_distance: float,
+    table: TableChoices,
+    extra: ExtraMaps,
 ) -> dict[str, Any]:
     """Write what was found of one contrast, and describe it."""
     rule = rule.for_statistic(maps.contrast.statistic)
@@ -124,13 +145,24 @@ def _write_contrast(
     outcomes = [outcome for outcome in inference.outcomes if outcome.contrast.name == name]
     corrected = [outcome.p_corrected for outcome in outcomes]
     z = np.where(corrected[0] <= rule.alpha, maps.z, 0.0)
-    thresholded, clusters = clusters_at(NOT_ZERO, z, grid, rule, min_distance)
+    thresholded, clusters = clusters_at(NOT_ZERO, z, grid, rule, table.min_distance)
     pictures = contrast_images(maps, thresholded, clusters)
-    tables = [write_clusters(folder, maps, clusters)]
+    further = list(extra.of(maps, rule.two_sided))
     for outcome, p in zip(outcomes, corrected, strict=True):
         pictures |= _images(outcome, p, grid)
-        tables.append(_write_null_maxima(folder, outcome))
+        further += _other_forms(outcome, p, extra)
+    further_pictures, described = extra_images(maps, further)
+    pictures |= further_pictures
     save_images(folder, pictures)
+    facts = describe_clusters(
+        clusters,
+        maps,
+        {outcome.statistic: p for outcome, p in zip(outcomes, corrected, strict=True)},
+        parametric_proportions(maps, clusters, rule.two_sided, table),
+        table.atlases,
+    )
+    tables = [write_clusters(folder, maps, facts)]
+    null_maxima = [_write_null_maxima(folder, outcome) for outcome in outcomes]
     return {
         **contrast_summary(maps),
         "shuffles": {
@@ -142,17 +174,19 @@ def _write_contrast(
         "alpha": rule.alpha,
         "two_sided": rule.two_sided,
         "statistics": [
-            _summary(outcome, p, grid, rule) for outcome, p in zip(outcomes, corrected, strict=True)
+            {**_summary(outcome, p, grid, rule), "null_maxima": name}
+            for outcome, p, name in zip(outcomes, corrected, null_maxima, strict=True)
         ],
         "thresholded": {
             "description": f"{outcomes[0].statistic}: corrected p <= {rule.alpha:g}",
             "cluster_threshold": rule.cluster_threshold,
             "connectivity": rule.connectivity,
-            "min_distance_mm": min_distance,
             "n_surviving_voxels": int(np.count_nonzero(thresholded)),
             "n_clusters": clusters.n_clusters,
         },
-        "files": [*sorted(pictures), *sorted(tables)],
+        "extra_maps": described,
+        "files": [*sorted(pictures), *sorted([*tables, *null_maxima])],
+        **table_summary(facts, table),
     }
 
 
@@ -175,6 +209,16 @@ def _images(outcome: Outcome, p_corrected: NDArray[np.float64], grid: Grid) -> P
         score = images.unmask(outcome.observed, grid, outcome.contrast.name)
         pictures[f"{prefix}_stat-{label}_statmap.nii.gz"] = (score, np.float32)
     return pictures
+
+
+def _other_forms(
+    outcome: Outcome, p_corrected: NDArray[np.float64], extra: ExtraMaps
+) -> Iterator[ExtraMap]:
+    """Make the other forms of a statistic's maps of p."""
+    label, name = _file_label(outcome), outcome.statistic
+    yield from extra.of_p(p_corrected, f"{label}fwe", f"corrected p of {name}")
+    if outcome.counts is not None:
+        yield from extra.of_p(outcome.p_uncorrected, f"{label}unc", f"uncorrected p of {name}")
 
 
 def _write_null_maxima(folder: Path, outcome: Outcome) -> str:

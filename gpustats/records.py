@@ -17,7 +17,10 @@ from gpustats import images
 
 RESULT = "result.json"
 
-NEEDED = ("name", "label", "weights", "statistic", "df", "two_sided", "files")
+NEEDED = (
+    *("name", "label", "weights", "statistic", "df", "two_sided", "min_distance_mm"),
+    *("clusters", "files"),
+)
 """What every version that this one can read says of a contrast."""
 
 
@@ -106,7 +109,7 @@ def _content(path: Path) -> Mapping[str, Any]:
         )
     for entry in entries:
         lacking = [key for key in NEEDED if not isinstance(entry, dict) or key not in entry]
-        if lacking or not ("statistics" in entry or "threshold_z" in entry):
+        if lacking or not _has_threshold(entry):
             raise ValueError(
                 f"{path}: was written by gpustats {content['versions'].get('gpustats', 'unknown')} "
                 f"and lacks what this version reports ({', '.join(lacking) or 'a threshold'}); "
@@ -114,3 +117,10 @@ def _content(path: Path) -> Mapping[str, Any]:
             )
     found: Mapping[str, Any] = content
     return found
+
+
+def _has_threshold(entry: Mapping[str, Any]) -> bool:
+    """Tell whether a contrast says what its voxels had to reach, by theory or by permutation."""
+    if "statistics" in entry:
+        return all("null_maxima" in test for test in entry["statistics"])
+    return "threshold_z" in entry

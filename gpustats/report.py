@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gpustats import images
+from gpustats.cluster_facts import TableChoices
 from gpustats.contrast_maps import ContrastMaps
 from gpustats.environment import versions
 from gpustats.fits import Fit
@@ -198,11 +199,11 @@ def _kept_in_memory(
     parameters: Mapping[str, str],
 ) -> Record:
     """Return what ``gpustats fit`` would leave behind, without a folder."""
-    outcomes = []
+    table, outcomes = TableChoices(min_distance), []
     for number, (name, maps) in enumerate(results.items(), start=1):
         # names may differ in characters only that names of files cannot have
         contrast = replace(maps.contrast, name=str(number))
-        one = contrast_results(replace(maps, contrast=contrast), rule, min_distance)
+        one = contrast_results(replace(maps, contrast=contrast), rule, table)
         outcomes.append(one._replace(summary={**one.summary, "name": name}))
     content = {
         "versions": versions(),

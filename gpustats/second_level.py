@@ -19,6 +19,7 @@ from gpustats.maps import Missing
 from gpustats.masker import Masker
 from gpustats.memory import parse_bytes
 from gpustats.outcomes import Inference
+from gpustats.pooled_variance import warn_of_unequal_variances
 from gpustats.reading import Reading
 from gpustats.subjects import read_table
 
@@ -182,7 +183,9 @@ class SecondLevelModel:
         self._check_fitted()
         # a wrong contrast is told before any map is computed
         contrast = self.design_.contrast(second_level_contrast, statistic=second_level_stat_type)
-        return self.fit_for(first_level_contrast).contrast(contrast)
+        fitted = self.fit_for(first_level_contrast)
+        warn_of_unequal_variances(fitted.maps, fitted.design, contrast)
+        return fitted.contrast(contrast)
 
     def compute_contrast(
         self,

@@ -38,11 +38,14 @@ class Clusters:
         ``(4, 4)``.
     table
         One row per cluster and sub-peak, columns as in `get_clusters_table`.
+    voxels
+        ``(n_rows, 3)`` int64: the voxel of the peak or sub-peak in each row.
     """
 
     labels: NDArray[np.int32]
     affine: NDArray[np.float64]
     table: pd.DataFrame
+    voxels: NDArray[np.int64]
 
     @property
     def n_clusters(self) -> int:
@@ -191,6 +194,7 @@ def find_clusters(
         raise ValueError(f"min_distance must be a distance in mm > 0, got {min_distance!r}")
     labels = np.zeros(volume.shape, dtype=np.int32)
     rows: list[list[Any]] = []
+    voxels = [np.empty((0, 3), dtype=np.int64)]
     for sign in _signs(threshold, two_sided):
         side = volume * sign
         with np.errstate(invalid="ignore"):
@@ -204,11 +208,13 @@ def find_clusters(
             inside = numbers[around] == number
             size_mm3 = np.count_nonzero(inside) * grid.voxel_volume_mm3
             indices, heights = _peaks(np.where(inside, side[around], 0.0))
-            corner = np.array([edge.start for edge in around])
-            coordinates = grid.to_mm(indices + corner)
+            indices += np.array([edge.start for edge in around])
+            coordinates = grid.to_mm(indices)
             apart = _far_apart(coordinates, min_distance)[: MAX_SUBPEAKS + 1]
             rows += _rows(sign * number, coordinates[apart], sign * heights[apart], size_mm3)
-    return Clusters(labels, affine, pd.DataFrame(rows, columns=COLUMNS))
+            voxels.append(indices[apart])
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    return Clusters(labels, affine, table, np.concatenate(voxels))
 
 
 def with_true_discoveries(

@@ -1,7 +1,6 @@
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 from pages import group
 from simulate import make_maps
@@ -15,7 +14,7 @@ from gpustats.thresholding import ThresholdRule
 
 def found(maps, rule, **changes):
     """What is found of a contrast in what a fit keeps in memory."""
-    results = contrast_results(maps, rule, 8.0)
+    results = contrast_results(maps, rule)
     content = {"versions": {}, "contrasts": [{**results.summary, **changes}]}
     record = Record(content, lambda name: results.pictures[name][0], results.tables.__getitem__)
     return find(record, record.contrasts[0])
@@ -75,17 +74,3 @@ def test_files_of_another_run_are_refused(rng):
         found(maps, ThresholdRule(), n_surviving_voxels=3)
     with pytest.raises(ValueError, match="the JSON says 7 and"):
         found(maps, ThresholdRule(), n_voxels=7)
-
-
-def test_clusters_are_read_from_the_table_where_the_json_has_none(rng):
-    maps = group(rng, []).contrast()
-    finding = found(maps, ThresholdRule())
-    table = contrast_results(maps, ThresholdRule(), 8.0).tables["contrast-intercept_clusters.tsv"]
-    whole = table[table["Cluster Size (mm3)"] != ""]
-    clusters = pd.DataFrame(finding.clusters)
-    assert clusters["id"].tolist() == whole["Cluster ID"].tolist()
-    np.testing.assert_allclose(clusters["size_mm3"], whole["Cluster Size (mm3)"].astype(float))
-    peaks = [peak for cluster in finding.clusters for peak in cluster["peaks"]]
-    assert [peak["z"] for peak in peaks] == table["Peak Stat"].tolist()
-    assert [peak["mm"] for peak in peaks] == table[["X", "Y", "Z"]].to_numpy().tolist()
-    assert [peak["id"] for peak in peaks] == [str(one) for one in table["Cluster ID"]]

@@ -48,7 +48,7 @@ def folders(tmp_path_factory):
     dull = group(rng, [SCRIPT], effect=0.0)
     rule = ThresholdRule(1e-6, None, "bonferroni")
     entries = [
-        contrast_results(dull.contrast(name), rule, 8.0).write(nothing)
+        contrast_results(dull.contrast(name), rule).write(nothing)
         for name in (f"`{SCRIPT}`", "intercept")
     ]
     design = dull.design.table.to_dict(orient="list")

@@ -86,8 +86,11 @@ def test_parts_that_do_not_fit_are_one_line_and_leave_nothing(run, tmp_path, fil
         ([first, late], f"leave a gap between 30 and 31, after {first} and before {late};"),
         ([first, reseeded], f"{first} and {reseeded}: results of different runs cannot be merged"),
         ([first, reseeded], "they differ in settings"),
-        ([first, part("--shard", "2/2", "--one-sided")], "computed with different --alpha"),
-        ([first, part("--shard", "2/2", "--alpha", "0.01")], "computed with different --alpha"),
+        ([first, part("--shard", "2/2", "--one-sided")], "computed with different --one-sided"),
+        (
+            [first, part("--shard", "2/2", "--alpha", "0.01")],
+            "computed with different --alpha than",
+        ),
         ([first, cut_short], "cut.npz: not a whole result of a permutation test"),
         ([first, tmp_path / "nowhere.npz"], "nowhere.npz: no such file"),
         ([tmp_path / "empty"], "empty: no file in this folder is called inference_*.npz"),
