@@ -6,13 +6,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
-from gpustats.findings import STATISTIC_NAMES, Finding
+from gpustats.findings import Finding
 from gpustats.report_words import p_value, place
 
 Cluster: TypeAlias = Mapping[str, Any]
 Peak: TypeAlias = Mapping[str, Any]
 Write: TypeAlias = Callable[[Cluster, Peak, bool], str | None]
 """Writes a cell, given a cluster, one of its peaks, and whether that is the first."""
+
+
+SHORT_NAMES = {
+    "voxelwise": "voxel",
+    "cluster_extent": "extent",
+    "cluster_mass": "mass",
+    "tfce": "TFCE",
+}
+
+
+LEVEL = " [95\N{NO-BREAK SPACE}%]"
+"""What the head of a column says of the intervals in it."""
 
 
 class Column(NamedTuple):
@@ -100,15 +112,12 @@ def _columns(finding: Finding) -> list[Column]:
         Column("Peak", "z", _number("z", "{:.2f}")),
         Column("Peak", statistic, _number("statistic", "{:.2f}")),
         Column("Peak", "p", lambda _, peak, __: _or_none(peak.get("p"), p_value)),
-        Column("Peak", "effect [95 %]", lambda _, peak, __: _effect(peak)),
+        Column("Peak", f"effect{LEVEL}", lambda _, peak, __: _effect(peak)),
         *(
-            Column("Peak", f"{name} [95 %]", _effect_size(name))
+            Column("Peak", f"{name}{LEVEL}", _effect_size(name))
             for name in _effect_sizes(finding.clusters)
         ),
-        *(
-            Column("Corrected p", STATISTIC_NAMES.get(name, name), _corrected(name))
-            for name in tests
-        ),
+        *(Column("Corrected p", SHORT_NAMES.get(name, name), _corrected(name)) for name in tests),
         Column("Cluster", "voxels", _of_cluster(lambda one: f"{one['n_voxels']:,}")),
         Column("Cluster", "mm³", _of_cluster(lambda one: f"{one['size_mm3']:,.0f}")),
         Column(
@@ -145,8 +154,13 @@ def _share(key: str) -> Write:
 
 def _interval(value: float, interval: Sequence[float] | None) -> str:
     """Write an estimate with its interval."""
-    limits = "" if interval is None else f" [{interval[0]:.3g}, {interval[1]:.3g}]"
-    return f"{value:.3g}{limits}"
+    limits = "" if interval is None else f" [{', '.join(map(_three_digits, interval))}]"
+    return f"{_three_digits(value)}{limits}"
+
+
+def _three_digits(value: float) -> str:
+    """Write a number with three digits, zeros at its end included."""
+    return f"{value:#.3g}".rstrip(".")
 
 
 def _effect(peak: Peak) -> str | None:

@@ -35,6 +35,13 @@ OF_THE_MASK = 215
 
 KEPT_BITS = 13
 """Of the 23 bits after the point of a float32: four digits are right, and the page is small."""
+KEPT_BITS_OF_Z = 18
+"""p, which is read off z, needs more of them: three of its digits are right up to z = 30."""
+ALL_BITS = 23
+
+UNCORRECTED = "p (uncorrected, upper tail)"
+STEPS_OF_Z = 64
+"""In how many steps between whole numbers of z the script is told p."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,11 +131,10 @@ def _greys(volume: NDArray[Any], inside: NDArray[np.bool_]) -> NDArray[np.uint8]
 
 
 def voxel_maps(finding: Finding) -> dict[str, NDArray[np.float64]]:
-    """Return the maps that can be read at a voxel, by what they are called; p as -log10 p."""
+    """Return the maps that are read at a voxel, by what they are called; p as -log10 p."""
     found = {
         finding.statistic: finding.values(f"stat-{finding.statistic}"),
         "z": finding.z,
-        "p (uncorrected, upper tail)": log10_p(finding.z),
         "effect": None if finding.statistic == "F" else finding.values("stat-effect"),
     }
     for test in finding.tests:
@@ -147,7 +153,11 @@ def explored(finding: Finding) -> dict[str, Any]:
     size = np.abs(finding.z) if finding.two_sided else finding.z
     sizes = size[finding.shown != 0]
     maps = [
-        {"name": name, "values": packed(values), "logarithmic": name.startswith("p ")}
+        {
+            "name": name,
+            "values": packed(values, KEPT_BITS_OF_Z if name == "z" else KEPT_BITS),
+            "logarithmic": name.startswith("p "),
+        }
         for name, values in voxel_maps(finding).items()
     ]
     return {
@@ -155,8 +165,9 @@ def explored(finding: Finding) -> dict[str, Any]:
         "affine": grid.affine.tolist(),
         "inverse": np.linalg.inv(grid.affine).tolist(),
         "mask": _compressed(grid.mask.astype(np.uint8)),
-        "labels": packed(finding.labels, KEPT_BITS + 10),
+        "labels": packed(finding.labels, ALL_BITS),
         "maps": maps,
+        "uncorrected": {"name": UNCORRECTED, **_p_of_z(finding.z)},
         "twoSided": finding.two_sided,
         "survives": survives,
         # the smallest one that is shown must not fall below it
@@ -165,6 +176,13 @@ def explored(finding: Finding) -> dict[str, Any]:
         "colours": b64encode(_colours(finding)).decode(),
         "start": list(finding.peak["mm"]),
     }
+
+
+def _p_of_z(z: NDArray[np.float64]) -> dict[str, Any]:
+    """Return -log10 p over the range of z, in steps small enough to be interpolated."""
+    first, last = np.floor(z.min() * STEPS_OF_Z), np.ceil(z.max() * STEPS_OF_Z)
+    steps = np.arange(first, last + 1) / STEPS_OF_Z
+    return {"first": first, "steps": STEPS_OF_Z, "values": packed(log10_p(steps), ALL_BITS)}
 
 
 def _colours(finding: Finding) -> bytes:
@@ -185,7 +203,7 @@ def packed(values: NDArray[Any], kept_bits: int = KEPT_BITS) -> str:
         How many of the 23 bits after the point are kept, to the nearest.
     """
     bits = np.asarray(values, dtype="<f4").view("<u4")
-    dropped = 23 - kept_bits
+    dropped = ALL_BITS - kept_bits
     if dropped:
         half = np.uint32(1 << (dropped - 1))
         bits = (bits + half) & np.uint32((0xFFFFFFFF << dropped) & 0xFFFFFFFF)
@@ -196,7 +214,7 @@ def packed(values: NDArray[Any], kept_bits: int = KEPT_BITS) -> str:
 
 def _compressed(array: NDArray[np.uint8]) -> str:
     """Compress bytes into text; the same bytes give the same text."""
-    return b64encode(gzip.compress(array.tobytes(), 9, mtime=0)).decode()
+    return b64encode(gzip.compress(array.tobytes(), 6, mtime=0)).decode()
 
 
 def brainsprite() -> str:

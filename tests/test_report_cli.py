@@ -233,7 +233,7 @@ def test_clusters_are_told_with_all_that_the_json_knows(run, files, monkeypatch)
     page = Page(build_report(read_record(RESULTS)).html)
     rows = [text for text in page.texts("tr") if text.startswith("\N{MINUS SIGN}1")]
     assert rows == [
-        "−11.0, 2.0, 3.0−6.10−7.251.25e−09−0.8 [−1.1, −0.5]−1.3 [−1.8, −0.8]0.00040.001"  # noqa: RUF001
+        "−11.0, 2.0, 3.0−6.10−7.251.25e−09−0.800 [−1.10, −0.500]−1.30 [−1.80, −0.800]0.00040.001"  # noqa: RUF001
         "123984−512.31.0, −2.0, 3.0 (outside)61 %70 %Left Insula 62 %, Left Putamen 20 %",  # noqa: RUF001
         "−1a5.0, 2.0, 3.0−4.10−4.251e−050.00080.03Right Insula",  # noqa: RUF001
     ]

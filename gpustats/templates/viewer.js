@@ -63,8 +63,18 @@
       this.maps = await Promise.all(
         given.maps.map(async (map) => ({ ...map, values: await numbers(map.values) })));
       this.z = this.maps.find((map) => map.name === "z").values;
+      this.tail = await numbers(given.uncorrected.values);
       const colours = await Promise.resolve(atob(given.colours));
       this.colours = Uint8Array.from(colours, (letter) => letter.charCodeAt(0));
+    }
+
+    /* -log10 p of a voxel by itself, between the two nearest z of which it is known. */
+    uncorrected(voxel) {
+      const at = Math.min(Math.max(
+        this.z[voxel] * this.given.uncorrected.steps - this.given.uncorrected.first, 0), this.tail.length - 1);
+      const below = Math.floor(at);
+      const above = Math.min(below + 1, this.tail.length - 1);
+      return this.tail[below] + (at - below) * (this.tail[above] - this.tail[below]);
     }
 
     voxel(place) {
@@ -232,6 +242,7 @@
       };
       const values = voxel < 0 ? [] : this.maps.map((map) => [
         map.name, (map.logarithmic ? writtenP : written)(map.values[voxel])]);
+      if (voxel >= 0) values.splice(2, 0, [this.given.uncorrected.name, writtenP(this.uncorrected(voxel))]);
       add("cluster", voxel < 0 ? "outside the mask" : label ? this.link(label) : "none");
       values.forEach(([name, value]) => add(name, value));
       this.mark(place, label);
