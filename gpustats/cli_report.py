@@ -49,7 +49,13 @@ def _report(options: argparse.Namespace) -> None:
     folder = options.result if options.result.is_dir() else options.result.parent
     path = options.output or folder / REPORT
     view = View() if options.background is None else View(options.background)
-    page = build_report(record, title=options.title, view=view)
+    try:
+        page = build_report(record, title=options.title, view=view)
+    except (LookupError, SyntaxError) as error:
+        raise ValueError(
+            f"{options.result}: lacks or garbles what this version of gpustats reports ({error}); "
+            "run it again"
+        ) from error
     page.save_as_html(path)
     print(f"written to {path} ({len(page.html.encode()) / 1e6:.1f} MB)")
 
@@ -78,6 +84,8 @@ def write_report(summary: Mapping[str, Any], folder: Path) -> None:
         return
     try:
         build_report(read_record(folder)).save_as_html(folder / summary["report"])
+    except (ValueError, OSError) as error:
+        raise ValueError(f"the results are in {folder}, but no {REPORT}: {error}") from error
     except KeyboardInterrupt as interruption:
         raise type(interruption)(
             f"interrupted; the results are in {folder}, without the report: "

@@ -165,9 +165,9 @@ def _settings(test: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     found = []
     for words in test.get("statistics", ()):
         call = ast.parse(words, mode="eval").body
-        assert isinstance(call, ast.Call)
-        options = {one.arg: ast.literal_eval(one.value) for one in call.keywords if one.arg}
-        found.append((ast.unparse(call.func), options))
+        if isinstance(call, ast.Call):
+            options = {one.arg: ast.literal_eval(one.value) for one in call.keywords if one.arg}
+            found.append((ast.unparse(call.func), options))
     return found
 
 
@@ -221,6 +221,8 @@ def _extra(findings: Sequence[Finding], cite: Citations) -> str:
 def result(finding: Finding) -> str:
     """Say in a sentence or two what was found of a contrast."""
     limit, others = limit_of(finding), _others(finding)
+    if not finding.shown.any():
+        return f"No voxel survives ({limit}): none has an effect in the tested direction.{others}"
     if not finding.n_surviving:
         peak = finding.peak
         return (

@@ -2,7 +2,8 @@
 
 The slices are drawn by brainsprite, the viewer that nilearn ships; our own script paints the map
 that brainsprite lays over the background, so that a threshold can be moved, and reads values from
-the arrays that are packed here.
+the arrays that are packed here. NiiVue, which nilearn ships too, needs WebGL 2, without which it
+shows nothing, and 2.3 MB a page; brainsprite needs a canvas and 12 kB.
 """
 
 from __future__ import annotations

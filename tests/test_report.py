@@ -273,6 +273,7 @@ def test_when_nothing_survives_the_page_says_so_and_shows_the_largest(rng):
 def test_no_effect_in_the_tested_direction_is_said(rng):
     page = Page(make_glm_report(Model(glm.fit(make_maps(rng, mean=-5.0), device="cpu"))).html)
     assert "No voxel has an effect in the tested direction." in page.texts("p")
+    assert "none has an effect in the tested direction" in page.texts("section")[0]
     assert not has_red(page.all("img")[1][1]["src"])
 
 

@@ -176,14 +176,23 @@ def test_a_permutation_test_needs_no_extra(run, files, monkeypatch):
 
 
 @pytest.mark.parametrize("command", [["fit"], ["permute", *PERMUTE]])
-def test_results_outlive_what_happens_to_the_report(run, files, command, monkeypatch):
-    def interrupt(_):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (KeyboardInterrupt(), 130, "gpustats-results, without the report: gpustats report gpu"),
+        (OSError("disk full"), 2, "gpustats-results, but no report.html: disk full"),
+    ],
+)
+def test_results_outlive_what_happens_to_the_report(
+    run, files, command, error, status, words, monkeypatch
+):
+    def fail(_):
+        raise error
 
-    monkeypatch.setattr(cli_report, "build_report", interrupt)
-    status, _, err = run(*command, *files)
-    assert status == 130
-    assert "the results are in gpustats-results, without the report: gpustats report" in err
+    monkeypatch.setattr(cli_report, "build_report", fail)
+    said = run(*command, *files)
+    assert said[0] == status
+    assert f"the results are in {words}" in said[2]
     assert {*content()["contrasts"][0]["files"], "result.json"} <= set(os.listdir(RESULTS))
 
 
@@ -196,6 +205,7 @@ def test_results_outlive_what_happens_to_the_report(run, files, command, monkeyp
         (lambda told: told["contrasts"][0].pop("weights"), "lacks what this version reports (wei"),
         (lambda told: told["contrasts"][0].pop("threshold_z"), "(a threshold); run it again"),
         (lambda told: told["contrasts"][0]["files"].append("gone.tsv"), "gone.tsv: no such file"),
+        (lambda told: told["contrasts"][0].pop("height_control"), "garbles what this version"),
         (lambda told: told["data"].update(n_voxels=5), "the JSON says 5 and"),
     ],
 )
