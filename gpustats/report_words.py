@@ -22,7 +22,12 @@ def count(number: int, what: str) -> str:
 
 def place(mm: Sequence[float]) -> str:
     """Return a place as it is written in tables."""
-    return ", ".join(f"{round(x, 1) + 0.0:.1f}" for x in mm)
+    return signed(", ".join(f"{round(x, 1) + 0.0:.1f}" for x in mm))
+
+
+def signed(number: str) -> str:
+    """Write minus signs, not hyphens."""
+    return number.replace("-", "\N{MINUS SIGN}")
 
 
 def p_value(p: float) -> str:
@@ -208,8 +213,9 @@ def _extra(findings: Sequence[Finding], cite: Citations) -> str:
         for peak in cluster["peaks"]
         if peak.get("effect_size")
     }
-    if any("g" in name.split() or "Hedges" in name for name in sizes):
-        sentences.append(f"Effect sizes at peaks are Hedges' g {cite('hedges')}.")
+    if sizes:
+        named = [f"{one} {cite('hedges')}" if "Hedges" in one else one for one in sorted(sizes)]
+        sentences.append(f"Effect sizes at peaks are {_listed(named)}.")
     if any(cluster.get("true_discovery_proportion") is not None for cluster in clusters):
         sentences.append(
             "The share of each cluster that is active, at least, is that of all-resolutions "
@@ -223,21 +229,20 @@ def result(finding: Finding) -> str:
     limit, others = limit_of(finding), _others(finding)
     if not finding.shown.any():
         return f"No voxel survives ({limit}): none has an effect in the tested direction.{others}"
+    height, where = signed(f"{finding.peak['z']:.2f}"), place(finding.peak["mm"])
     if not finding.n_surviving:
-        peak = finding.peak
         return (
             f"No voxel survives ({limit}). The largest effect, not significant, is "
-            f"z = {peak['z']:.2f} at ({place(peak['mm'])}) mm.{others}"
+            f"z = {height} at ({where}) mm.{others}"
         )
     smallest = ""
     if finding.tests:
         p = finding.tests[0]["smallest_p_corrected"]["value"]
         smallest = f"; the smallest corrected p is {p_value(p)}"
     verb = "survives" if finding.n_surviving == 1 else "survive"
-    peak = finding.peak
     return (
         f"{count(finding.n_surviving, 'voxel')} {verb} in {count(finding.n_clusters, 'cluster')} "
-        f"({limit}); the largest peak is z = {peak['z']:.2f} at ({place(peak['mm'])}) mm"
+        f"({limit}); the largest peak is z = {height} at ({where}) mm"
         f"{smallest}.{others}"
     )
 

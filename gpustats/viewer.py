@@ -36,7 +36,7 @@ OF_THE_MASK = 215
 
 KEPT_BITS = 13
 """Of the 23 bits after the point of a float32: four digits are right, and the page is small."""
-KEPT_BITS_OF_Z = 18
+KEPT_BITS_OF_Z = 21
 """p, which is read off z, needs more of them: three of its digits are right up to z = 30."""
 ALL_BITS = 23
 

@@ -103,7 +103,9 @@ def test_summary_says_what_was_done_and_found(page, fitted):
         "tested by an F test with 2 and 11 degrees of freedom",
         "those of fewer than 3 voxels were left out",
         "(|z| ≥ 3.29, p ≤ 0.001 at a single voxel)",
-        f"the largest peak is z = {z[np.abs(z).argmax()]:.2f} at ({place}) mm",
+        f"the largest peak is z = {z[np.abs(z).argmax()]:.2f} at ({place}) mm".replace(
+            "-", "\N{MINUS SIGN}"
+        ),
         f"{SCRIPT}: No voxel survives",
     ):
         assert words in summary
