@@ -123,6 +123,10 @@ def test_the_table_holds_the_same_facts(rng, tmp_path):
     found = fit(maps, design).contrast("patients - controls")
     summary, _, tsv = written(tmp_path, found, TableChoices(5.0, atlases=(halves(),)))
     main = tsv[tsv["Cluster Mass"].notna()]
+    assert len(main) < len(tsv)
+    lines = Path(tmp_path, f"contrast-{found.contrast.label}_clusters.tsv").read_text().splitlines()
+    cell = lines[1].split("\t")[tsv.columns.get_loc("Cluster Size (voxels)")]
+    assert cell == str(summary["clusters"][0]["n_voxels"])
     assert main["Cluster ID"].tolist() == [str(one["id"]) for one in summary["clusters"]]
     for (_, row), one in zip(main.iterrows(), summary["clusters"], strict=True):
         peak = one["peaks"][0]
