@@ -1,4 +1,4 @@
-"""The command line: ``gpustats fit``, ``permute``, ``merge``, ``stack``, ``randomise``, ..."""
+"""The command line, ``gpustats COMMAND``: its parser and its exit status."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from gpustats.cli_fit import add_fit
 from gpustats.cli_merge import add_merge
 from gpustats.cli_permute import add_permute
 from gpustats.cli_randomise import add_randomise
+from gpustats.cli_report import add_report
 from gpustats.cli_selftest import add_info, add_selftest
 from gpustats.cli_stack import add_stack
 from gpustats.engines import DeviceError
@@ -127,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     add_fit(commands)
     add_permute(commands)
     add_merge(commands)
+    add_report(commands)
     add_stack(commands)
     add_randomise(commands)
     add_selftest(commands)
