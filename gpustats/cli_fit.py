@@ -88,7 +88,7 @@ def _fit(options: argparse.Namespace) -> None:
                 contrast_results(result, rule, table, extra).write(partial)
                 for result in map(fitted.contrast, contrasts)
             ],
-            "report": report_name(options),
+            "report": report_name(wanted=not options.no_report),
         }
         summary["seconds"] = round(time.perf_counter() - started, 3)
         write_json(partial / "result.json", summary)

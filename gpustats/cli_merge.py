@@ -59,9 +59,10 @@ def _merge(options: argparse.Namespace) -> None:
     inference = merger.whole()
     run = _run_of_all(runs, inference, options)
     wanted = wanted_results(run["parameters"])
+    report = report_name(wanted=not options.no_report)
     with result_folder(options.output_dir) as partial:
         inference = with_run(inference, run)
-        summary = write_results(partial, inference, wanted, started, report_name(options))
+        summary = write_results(partial, inference, wanted, started, report)
         save_inference(inference, partial / file_of(None))
     write_report(summary, options.output_dir)
     print_summary(summary, options.output_dir)

@@ -218,7 +218,8 @@ def _permute(options: argparse.Namespace) -> None:
         inference = with_run(inference, run)
         save_inference(inference, partial / file_of(part))
         if part is None:
-            summary = write_results(partial, inference, wanted, started, report_name(options))
+            report = report_name(wanted=not options.no_report)
+            summary = write_results(partial, inference, wanted, started, report)
     if options.checkpoint is not None:
         remove_checkpoint(options.checkpoint)
     if part is None:

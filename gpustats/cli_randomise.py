@@ -15,6 +15,7 @@ import numpy as np
 
 from gpustats import images
 from gpustats.archives import save_inference
+from gpustats.cli_report import report_name, write_report
 from gpustats.contrast_maps import ContrastMaps
 from gpustats.engines import Engine, resolve
 from gpustats.environment import versions
@@ -38,6 +39,7 @@ from gpustats.outcomes import Inference
 from gpustats.outputs import result_folder, save_images, write_json
 from gpustats.permutation_outputs import write_inference
 from gpustats.presets import CONVENTIONS
+from gpustats.records import RESULT
 from gpustats.smoothing import Blur
 from gpustats.spaces import Grid
 from gpustats.thresholding import ThresholdRule
@@ -130,10 +132,13 @@ class _Run:
             summary = self._summary(fitted, files, found)
             write_json(folder / f"{self.root.name}.json", summary)
             if own is not None:
-                _write_results(own, together(inferences), summary)
+                content = _write_results(own, together(inferences), summary)
+        if results is not None:
+            write_report(content, results)
         self._say(f"written to {self.root}* in {time.perf_counter() - self.started:.1f} s")
         if results is not None:
-            self._say(f"clusters and result.json are in {results}")
+            entry = results / (content["report"] or RESULT)
+            self._say(f"clusters and maps of z and p are in {results}; start with {entry}")
 
     def _maps(self) -> Maps:
         """Read the data."""
@@ -246,8 +251,8 @@ class _Run:
             print(line)
 
 
-def _write_results(folder: Path, inference: Inference, summary: dict[str, Any]) -> None:
-    """Write what ``gpustats permute`` would, so that reports can be made of it."""
+def _write_results(folder: Path, inference: Inference, summary: dict[str, Any]) -> dict[str, Any]:
+    """Write what ``gpustats permute`` would, but for the report; return what its JSON holds."""
     save_inference(inference, folder / "inference.npz")
     run = {name: value for name, value in summary.items() if name not in ("contrasts", "files")}
     content = {
@@ -257,8 +262,10 @@ def _write_results(folder: Path, inference: Inference, summary: dict[str, Any]) 
         "p": "one-sided",
         "p_outside_mask": 1,
         "contrasts": write_inference(folder, inference, RULE),
+        "report": report_name(),
     }
-    write_json(folder / "result.json", content)
+    write_json(folder / RESULT, content)
+    return content
 
 
 @contextmanager

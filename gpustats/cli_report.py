@@ -60,9 +60,9 @@ def _report(options: argparse.Namespace) -> None:
     print(f"written to {path} ({len(page.html.encode()) / 1e6:.1f} MB)")
 
 
-def report_name(options: argparse.Namespace) -> str | None:
+def report_name(*, wanted: bool = True) -> str | None:
     """Return the name of the report to be written, or say why there will be none."""
-    if options.no_report:
+    if not wanted:
         return None
     try:
         require_nilearn()

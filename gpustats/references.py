@@ -55,6 +55,12 @@ REFERENCES = {
         "and autocorrelation conditions. Psychometrika 72, 563-581.",
         "10.1007/s11336-007-9016-1",
     ),
+    "post_hoc": Reference(
+        "Blanchard et al., 2020",
+        "Blanchard G, Neuvial P, Roquain E (2020). Post hoc confidence bounds on false positives "
+        "using reference families. The Annals of Statistics 48, 1281-1303.",
+        "10.1214/19-AOS1847",
+    ),
     "manly": Reference(
         "Manly, 1986",
         "Manly BFJ (1986). Randomization and regression methods for testing for associations "

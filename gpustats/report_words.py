@@ -146,12 +146,19 @@ def _permutation(content: Mapping[str, Any], finding: Finding, cite: Citations) 
     if scheme in SCHEMES and _has_nuisance(content, finding):
         nuisance = f" Nuisance regressors were handled after {SCHEMES[scheme]} {cite(scheme)}."
     compared = [_statistic(settings, cite) for settings in _settings(test)]
+    sigma_mm = test.get("variance_smoothing_mm") if finding.statistic == "t" else None
+    smoothed = (
+        ""
+        if sigma_mm is None
+        else " The variance of t was smoothed, in every shuffle, by a Gaussian of "
+        f"{sigma_mm:g} mm standard deviation (pseudo-t {cite('permutation')})."
+    )
     alpha, first = entry["alpha"], finding.tests[0]["statistic"]
     corrected = f"{ADJECTIVES.get(first, first)} corrected p"
     return (
         f"Significance was assessed by permutation {cite('permutation', 'glm_permutation')}: "
-        f"{shuffled}.{nuisance} Statistics: {'; '.join(compared) or first}. Corrected p values are "
-        "shares of the shuffles, the observed data among them, whose maximum over all voxels "
+        f"{shuffled}.{nuisance}{smoothed} Statistics: {'; '.join(compared) or first}. "
+        "Corrected p values are shares of the shuffles, the observed data among them, whose maximum over all voxels "
         f"reaches the observed value {cite('never_zero')}, and so control the family-wise error "
         f"rate. Voxels count whose {corrected} is at most {alpha:g}. "
         f"{_extent(finding.kept)}"
@@ -192,14 +199,16 @@ def _statistic(settings: tuple[str, dict[str, Any]], cite: Citations) -> str:
             "ClusterMass": ("mass", "cluster_mass"),
         }[name]
         return f"the {what} of clusters {cite(key)} formed at {_forming(chosen)}, {near}"
+    if name == "TrueDiscoveries":
+        return f"the ranks of the p of voxels, which bound true discoveries {cite('post_hoc')}"
     return "the statistic of each voxel"
 
 
 def _forming(chosen: Mapping[str, Any]) -> str:
     """Say where clusters were cut."""
-    for unit, sign in (("t", "≥"), ("z", "≥"), ("p", "≤")):
+    for unit, sign in (("t", "≥"), ("f", "≥"), ("z", "≥"), ("p", "≤")):
         if chosen.get(f"threshold_{unit}") is not None:
-            return f"{unit} {sign} {chosen[f'threshold_{unit}']:g}"
+            return f"{'F' if unit == 'f' else unit} {sign} {chosen[f'threshold_{unit}']:g}"
     return "a threshold"
 
 
@@ -220,6 +229,11 @@ def _extra(findings: Sequence[Finding], cite: Citations) -> str:
         sentences.append(
             "The share of each cluster that is active, at least, is that of all-resolutions "
             f"inference {cite('true_discoveries')}."
+        )
+    if any("true_discovery_proportion_permutation" in cluster for cluster in clusters):
+        sentences.append(
+            f"The same share by permutation is a post hoc bound calibrated by the shuffles "
+            f"{cite('post_hoc')}."
         )
     return " ".join(sentences)
 
