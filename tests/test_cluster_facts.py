@@ -190,6 +190,26 @@ def test_corrected_p_are_the_smallest_of_the_cluster(rng, tmp_path):
         assert (tmp_path / "direct" / told["null_maxima"]).exists()
 
 
+def test_results_of_earlier_versions_are_told_as_far_as_they_go(rng, tmp_path):
+    maps, design = grouped(rng)
+    test = permutation_test(maps, design, "patients - controls", n_permutations=50)
+    save_inference(test, tmp_path / "new.npz")
+    with np.load(tmp_path / "new.npz") as archive:
+        arrays = dict(archive)
+    header = json.loads(arrays["gpustats_inference"].tobytes())
+    del header["maps"][0]["unscaled_variance"], header["maps"][0]["slopes"]
+    arrays["gpustats_inference"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    np.savez(tmp_path / "old.npz", **arrays)
+    save_maps(load_inference(tmp_path / "old.npz"), tmp_path / "results", alpha=0.2)
+    (contrast,) = json.loads((tmp_path / "results" / "result.json").read_text())["contrasts"]
+    for one in contrast["clusters"]:
+        for peak in one["peaks"]:
+            r = peak["statistic"] / np.sqrt(peak["statistic"] ** 2 + 13)
+            assert peak["effect_size"]["name"] == "partial r"
+            assert peak["effect_size"]["value"] == pytest.approx(r)
+    assert contrast["clusters"]
+
+
 def test_voxels_that_lack_subjects_are_told_by_their_own_df(rng, tmp_path):
     maps = make_incomplete(rng, 14, 0.15, mean=1.0)
     found = fit(maps).contrast()
