@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gpustats.atlases import FETCHERS, load_atlas
+from gpustats.atlases import FETCHERS, load_atlas, with_distinct_names
 from gpustats.cluster_facts import TableChoices
 from gpustats.effect_sizes import check_level
 from gpustats.extra_maps import ExtraMaps
@@ -206,7 +206,7 @@ def table_choices(chosen: Mapping[str, Any]) -> TableChoices:
     return TableChoices(
         chosen["min_distance"],
         chosen.get("true_discoveries", usual.true_discovery_alpha),
-        tuple(atlases),
+        with_distinct_names(atlases),
     )
 
 
