@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,24 @@ def load_atlas(
     if name is None:
         name = Path(image).name.split(".")[0] if isinstance(image, str | os.PathLike) else "atlas"
     return Atlas(name, _whole(volume, name), affine, _names(table, str(labels)[:200]))
+
+
+def with_distinct_names(atlases: Iterable[Atlas]) -> tuple[Atlas, ...]:
+    """Return atlases; refuse two of one name, by which a table tells them apart.
+
+    Raises
+    ------
+    ValueError
+        If two atlases have the same name.
+    """
+    found = tuple(atlases)
+    for number, one in enumerate(found):
+        if one.name in {other.name for other in found[:number]}:
+            raise ValueError(
+                f"two atlases are called {one.name!r}; give each once, and each a name of its own "
+                "(load_atlas(..., name=...), or the name of its file)"
+            )
+    return found
 
 
 def _fetched(name: object) -> Atlas:

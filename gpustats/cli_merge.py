@@ -31,7 +31,7 @@ def add_merge(commands: Any) -> None:
         "merge",
         help="put the parts of a permutation test together",
         description="Put parts of a permutation test (gpustats permute --shard, --shuffles) "
-        "together: the outputs are those of one run over all shuffles.",
+        "together: the outputs are those of one run over all shuffles, and what is asked for here.",
     )
     merging.add_argument(
         "parts",
@@ -43,6 +43,7 @@ def add_merge(commands: Any) -> None:
     cli_options.add_output(merging)
     cli_options.add_report(merging)
     cli_options.add_allow_mixed(merging)
+    cli_options.add_extra_maps(merging.add_argument_group("further results"), rate=None)
     merging.set_defaults(run=_merge)
 
 
@@ -101,10 +102,12 @@ def _run_of_all(
     whole = {"shuffles": None, "shard": None, "output_dir": str(options.output_dir)}
     if options.title is not None:
         whole["title"] = options.title
+    asked = {name: getattr(options, name) for name in cli_options.FURTHER_RESULTS}
+    asked = {name: value for name, value in asked.items() if value}
     return {
         **known,
         "command": "merge",
-        "parameters": {**known["parameters"], **whole},
+        "parameters": {**known["parameters"], **asked, **whole},
         "parts": [{"file": str(path), "seconds": run.get("seconds")} for path, run in runs.items()],
     }
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import map_coordinates
 from simulate import AFFINE, ellipsoid
 
-from gpustats.atlases import Atlas, load_atlas
+from gpustats.atlases import Atlas, load_atlas, with_distinct_names
 from gpustats.spaces import Grid
 
 LABELS = {1: "Insula", 2: "Left Thalamus", 7: "Vermis"}
@@ -103,6 +103,13 @@ def test_what_is_no_atlas_is_refused(tmp_path, image, volume):
         load_atlas(image, tmp_path / "labels.tsv")
     with pytest.raises(FileNotFoundError, match="no atlas is called brodmann: .* one of aal"):
         load_atlas("brodmann")
+
+
+def test_atlases_of_one_name_are_refused(volume):
+    one, other = (Atlas(name, volume.astype(np.int64), AFFINE, {}) for name in "ab")
+    assert with_distinct_names([one, other]) == (one, other)
+    with pytest.raises(ValueError, match="two atlases are called 'b'"):
+        with_distinct_names([one, other, other])
 
 
 def test_an_atlas_of_another_space_is_told(caplog, volume):
