@@ -45,8 +45,8 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(np|numpy|pd|pandas|nibabel|distributed|collections|os|typing|types)\..*"),
     (r"py:class", r"(NDArray|BlockExchange|Client|Scheme|StoredMaps)"),
     # what only developers meet
-    (r"py:class", r"gpustats\.(engines|exchangeability|extra_maps|masker|memory|report|spaces|stored)\..*"),
-    (r"py:class", r"gpustats\.cohort_header\..*"),
+    (r"py:class", r"gpustats\.(engines|exchangeability|masker|memory|report|spaces|stored)\..*"),
+    (r"py:class", r"gpustats\.(cohort_header|extra_maps)\..*"),
 ]
 
 # gallery
