@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
-from tqdm import tqdm
 
 from gpustats import images
 from gpustats.environment import n_cores
@@ -21,6 +20,7 @@ from gpustats.exchangeability import check_integer
 from gpustats.images import ImageLike, Volumes
 from gpustats.pairwise_stack import PairwiseStack
 from gpustats.patterns import Patterns, find_patterns
+from gpustats.progress import shown
 from gpustats.spaces import Grid
 from gpustats.stacking import Stack, prefetch
 from gpustats.subjects import repeated_labels
@@ -348,4 +348,4 @@ def _read_all(
     one_file = volumes[0][0].n_volumes > 1
     n_threads = 1 if one_file else n_cores()
     results = prefetch(reader, volumes, n_threads)
-    yield from tqdm(results, "reading maps", len(volumes), unit="map", disable=None, delay=1)
+    yield from shown(results, "reading maps", len(volumes), "map")

@@ -1,0 +1,89 @@
+"""What a command says while it works: how much of it, and in words or in JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from datetime import UTC, datetime
+from typing import Any
+
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from gpustats.progress import STYLE
+
+logger = logging.getLogger("gpustats")
+
+OF_TALK = ("verbose", "quiet", "json_log")
+"""Options that change no result."""
+
+
+def add_talk(command: Any) -> None:
+    """Add what says how much is said, and how."""
+    group = command.add_argument_group("messages")
+    amount = group.add_mutually_exclusive_group()
+    amount.add_argument("-v", "--verbose", action="store_true", help="say more, for bug reports")
+    amount.add_argument(
+        "--quiet", action="store_true", help="say nothing but warnings and errors; no progress"
+    )
+    group.add_argument(
+        "--json-log",
+        action="store_true",
+        help="messages and progress as JSON on stderr, one object a line: time, level, message, "
+        "and progress with done, total, per_second and seconds_left",
+    )
+
+
+class _Words(logging.Formatter):
+    """Messages as people read them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message behind the name of the package."""
+        level = "error: " if record.levelno >= logging.ERROR else ""
+        return f"gpustats: {level}{record.getMessage()}"
+
+
+class _Json(logging.Formatter):
+    """Messages as programs read them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return one line of JSON."""
+        told = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+        }
+        progress = getattr(record, "progress", None)
+        return json.dumps(told if progress is None else {**told, "progress": progress})
+
+
+@contextmanager
+def talking(options: argparse.Namespace) -> Iterator[None]:
+    """Let the package say what the options ask for, while a command runs."""
+    verbose, quiet, as_json = (getattr(options, name, False) for name in OF_TALK)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if as_json else _Words())
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
+    style = STYLE.set("none" if quiet else "log" if as_json else "bar")
+    try:
+        with ExitStack() as stack:
+            if not as_json:
+                # lines go above a bar, not into it
+                stack.enter_context(logging_redirect_tqdm([logger]))
+            if quiet:
+                nowhere = stack.enter_context(open(os.devnull, "w"))
+                stack.enter_context(redirect_stdout(nowhere))
+            stack.enter_context(warnings.catch_warnings())
+            warnings.showwarning = lambda message, *_, **__: logger.warning("%s", message)
+            yield
+    finally:
+        STYLE.reset(style)
+        logger.setLevel(before)
+        logger.removeHandler(handler)
