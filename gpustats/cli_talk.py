@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -78,7 +79,7 @@ def talking(options: argparse.Namespace) -> Iterator[None]:
                 # lines go above a bar, not into it
                 stack.enter_context(logging_redirect_tqdm([logger]))
             if quiet:
-                nowhere = stack.enter_context(open(os.devnull, "w"))
+                nowhere = stack.enter_context(Path(os.devnull).open("w"))
                 stack.enter_context(redirect_stdout(nowhere))
             stack.enter_context(warnings.catch_warnings())
             warnings.showwarning = lambda message, *_, **__: logger.warning("%s", message)

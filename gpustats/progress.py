@@ -21,7 +21,7 @@ STYLE: ContextVar[Style] = ContextVar("style of progress", default="bar")
 SECONDS_BETWEEN_LINES = 5.0
 
 
-class _Lines(tqdm):
+class _Lines(tqdm):  # type: ignore[type-arg]
     """Progress as lines of the log, with the numbers beside the words."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
