@@ -1,5 +1,7 @@
 """Group statistics of brain maps at the speed of the hardware."""
 
+import logging
+
 from gpustats.archives import load_inference, save_inference
 from gpustats.atlases import Atlas, load_atlas
 from gpustats.checkpoints import remove_checkpoint
@@ -28,6 +30,9 @@ from gpustats.thresholding import map_threshold, threshold_stats_img
 from gpustats.true_discoveries import cluster_level_inference
 
 __version__ = "0.1.0"
+
+# what the package says is heard where the program that imports it wants to
+logging.getLogger("gpustats").addHandler(logging.NullHandler())
 
 __all__ = [
     "Atlas",

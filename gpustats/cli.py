@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,9 +23,9 @@ from gpustats.cli_merge import add_merge
 from gpustats.cli_permute import add_permute
 from gpustats.cli_selftest import add_info, add_selftest
 from gpustats.cli_stack import add_stack
-from gpustats.cli_talk import add_talk, talking
+from gpustats.cli_talk import add_talk, check_talk, talking
 from gpustats.engines import DeviceError
-from gpustats.environment import Terminated
+from gpustats.environment import Terminated, versions
 
 logger = logging.getLogger("gpustats")
 
@@ -57,16 +58,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         line, or 130 after Ctrl-C, or 143 after SIGTERM.
     """
     words = sys.argv[1:] if arguments is None else arguments
-    options = _parser().parse_args(_with_expressions(words))
+    parser = _parser()
+    options = parser.parse_args(_with_expressions(words))
+    check_talk(parser, options)
     with talking(options):
+        logger.debug("%s", " ".join(["gpustats", *map(str, words)]))
+        logger.debug("%s", ", ".join(f"{name} {one}" for name, one in versions().items()))
         return _status_of(options)
 
 
 def _status_of(options: argparse.Namespace) -> int:
     """Run a command and return its exit status; tell errors of users in one line."""
+    started = time.perf_counter()
     try:
         with _terminable():
             status: int | None = options.run(options)
+        logger.debug("done in %.1f s", time.perf_counter() - started)
     except (ValueError, TypeError, OSError, DeviceError, ImportError) as error:
         if os.environ.get("GPUSTATS_DEBUG"):
             raise
@@ -125,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     """Make the parser of all commands."""
     parser = _Parser(prog="gpustats", description=gpustats.__doc__)
     parser.add_argument("--version", action="version", version=f"gpustats {gpustats.__version__}")
+    add_talk(parser, default=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_fit(commands)
     add_permute(commands)

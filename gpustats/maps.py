@@ -22,7 +22,7 @@ from gpustats.pairwise_stack import PairwiseStack
 from gpustats.patterns import Patterns, find_patterns
 from gpustats.progress import shown
 from gpustats.spaces import Grid
-from gpustats.stacking import Stack, prefetch
+from gpustats.stacking import Stack, logged, prefetch
 from gpustats.subjects import repeated_labels
 
 logger = logging.getLogger("gpustats")
@@ -123,7 +123,7 @@ class Maps:
             return self
         if not keep.any():
             raise ValueError(complaint)
-        logger.warning("%d voxels left the mask: %s", np.count_nonzero(~keep), reason)
+        logged({reason: int(np.count_nonzero(~keep))})
         return self.subset(keep, reason)
 
 
@@ -218,8 +218,9 @@ def load_maps(
         stack = PairwiseStack(grid, len(volumes), min_subjects, all_rows=all_rows)
     cells = None if target is None else stack.cells
     reader = Reader(grid, cells, zero_is_missing, smoothing_fwhm or 0.0)
-    for values, (volume, _) in zip(_read_all(reader, volumes), volumes, strict=True):
+    for values, (volume, index) in zip(_read_all(reader, volumes), volumes, strict=True):
         stack.add(values, volume.name)
+        logger.debug("read %s, volume %d", volume.name, index + 1)
     dropped = stack.dropped(allow_missing=missing != "raise")
     values, grid = stack.finish()
     patterns = find_patterns(values) if missing == "pairwise" else None

@@ -19,6 +19,8 @@ Style: TypeAlias = Literal["bar", "log", "none"]
 STYLE: ContextVar[Style] = ContextVar("style of progress", default="bar")
 
 SECONDS_BETWEEN_LINES = 5.0
+DELAY = 1.0
+"""Seconds before anything is shown: what takes less needs no progress."""
 
 
 class _Lines(tqdm):  # type: ignore[type-arg]
@@ -30,9 +32,11 @@ class _Lines(tqdm):  # type: ignore[type-arg]
 
     def display(self, *_: Any, **__: Any) -> None:
         """Log a line in place of drawing a bar."""
-        done, total, rate = self.n, self.total, self.format_dict["rate"]
+        done, total, facts = self.n, self.total, self.format_dict
         if not done:
             return
+        # the first rate is known when the second line is due
+        rate = facts["rate"] or (done / facts["elapsed"] if facts["elapsed"] else None)
         seconds_left = (total - done) / rate if rate and total is not None else None
         numbers = {
             "task": self.desc or f"{self.unit}s",
@@ -42,7 +46,9 @@ class _Lines(tqdm):  # type: ignore[type-arg]
             "per_second": None if rate is None else round(rate, 3),
             "seconds_left": None if seconds_left is None else round(seconds_left, 1),
         }
-        logger.info("%s: %s of %s", numbers["task"], done, total, extra={"progress": numbers})
+        pace = "" if seconds_left is None else f", {rate:.3g} a second, {seconds_left:.0f} s left"
+        words = f"{numbers['task']}: {done} of {total}{pace}"
+        logger.info("%s", words, extra={"progress": numbers})
 
 
 def shown(items: Iterable[Any] | None, what: str | None, total: int, unit: str) -> Any:
@@ -66,9 +72,9 @@ def shown(items: Iterable[Any] | None, what: str | None, total: int, unit: str) 
     """
     style = STYLE.get()
     if style == "log":
-        return _Lines(items, what, total, unit=unit, delay=1)
+        return _Lines(items, what, total, unit=unit, delay=DELAY)
     # None: only where it is seen, on a terminal
-    return tqdm(items, what, total, unit=unit, disable=style == "none" or None, delay=1)
+    return tqdm(items, what, total, unit=unit, disable=style == "none" or None, delay=DELAY)
 
 
 @contextmanager
