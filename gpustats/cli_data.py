@@ -31,7 +31,7 @@ OF_READING = (
 )
 """Options that say how maps are read."""
 
-NO_PARAMETERS = ("run", *OF_TALK)
+NO_PARAMETERS = ("run", "dry_run", *OF_TALK)
 """What a command knows that has no part in its result."""
 
 

@@ -18,10 +18,18 @@ from gpustats.cli_data import (
     read_design_table,
     reading,
 )
+from gpustats.cli_rehearsal import Rehearsal, check_folder, print_plan, time_row
+from gpustats.cli_results import Wanted
+from gpustats.cohort import Cohort
 from gpustats.contrast_maps import ContrastMaps
+from gpustats.contrasts import Contrast
+from gpustats.design import Design
 from gpustats.engines import resolve
 from gpustats.environment import versions
 from gpustats.fits import Fit
+from gpustats.inputs import Group
+from gpustats.maps import Maps
+from gpustats.memory import Load, for_fit, parse_bytes
 from gpustats.outputs import result_folder, write_contrast, write_json
 from gpustats.planning import described_maps
 from gpustats.pooled_variance import warn_of_unequal_variances
@@ -62,6 +70,7 @@ def add_fit(commands: Any) -> None:
     fit.add_argument("--title", help="title of the report")
     cli_options.add_device(fit)
     cli_options.add_memory(fit)
+    cli_options.add_dry_run(fit)
     fit.set_defaults(run=_fit)
 
 
@@ -75,6 +84,10 @@ def _fit(options: argparse.Namespace) -> None:
     group = find_group(options)
     design = make_design(options, read_design_table(options), group)
     contrasts = make_contrasts(options, design)
+    wanted = Wanted(rule, table, extra)
+    if options.dry_run:
+        _print_plan(options, group, design, contrasts, wanted)
+        return
     with result_folder(options.output_dir) as partial:
         maps = reading(options).read(group)
         fitted = glm.fit(maps, design, device=options.device, memory=options.memory)
@@ -89,14 +102,49 @@ def _fit(options: argparse.Namespace) -> None:
             "data": describe_data(group, design, fitted.maps.grid, described_maps(fitted.maps)),
             "plan": None if fitted.plan is None else fitted.plan.as_settings(),
             "design": fitted.design.table.to_dict(orient="list"),
-            "contrasts": [
-                write_contrast(partial, result, rule, table, extra) for result in results.values()
-            ],
+            "contrasts": [write_contrast(partial, one, *wanted) for one in results.values()],
             "report": _write_report(partial / "report.html", fitted, results, rule, options),
         }
         summary["seconds"] = round(time.perf_counter() - started, 3)
         write_json(partial / "result.json", summary)
     _print_summary(summary, options.output_dir)
+
+
+def _print_plan(
+    options: argparse.Namespace,
+    group: Group,
+    design: Design,
+    contrasts: list[Contrast],
+    wanted: Wanted,
+) -> None:
+    """Say what would be done, and do it with a few voxels of noise."""
+    found = reading(options).survey(group)
+    check_folder(options.output_dir)
+    rehearsal = Rehearsal(found, design, contrasts, options.missing == "pairwise")
+
+    def compute(maps: Maps) -> list[ContrastMaps]:
+        fitted = glm.fit(maps, design, device=options.device)
+        return [fitted.contrast(contrast) for contrast in contrasts]
+
+    def write(folder: Path, maps: Maps) -> None:
+        for one in compute(maps):
+            write_contrast(folder, one, *wanted)
+
+    rows = list(rehearsal.rows())
+    engine = resolve(options.device)
+    if isinstance(found, Cohort) and not rehearsal.pairwise:
+        load = Load(found.n_voxels, found.n_subjects, design.rank)
+        rows.append(("memory", for_fit(engine, load, parse_bytes(options.memory)).describe()))
+    rows.append(("device", engine.describe()))
+    seconds = rehearsal.timed(lambda maps: [one.z for one in compute(maps)])
+    rows.append(time_row(seconds, "reading the maps and drawing the report take longer"))
+    names = [*rehearsal.names(write), "result.json"]
+    try:
+        report.require_nilearn()
+        names.append("report.html")
+    except ImportError as error:
+        logger.warning("no report.html: %s", error)
+    print_plan(rows, options.output_dir, sorted(names))
 
 
 def _threshold_rule(options: argparse.Namespace) -> ThresholdRule:

@@ -198,10 +198,68 @@ def load_maps(
     (120, 10)
     """
     check_width(smoothing_fwhm)
+    found = survey(
+        maps,
+        mask,
+        subjects=subjects,
+        missing=missing,
+        min_subjects=min_subjects,
+        resample=resample,
+    )
+    volumes, grid, all_rows = found.volumes, found.grid, found.has_mask
+    stack = Stack(grid, len(volumes), all_rows=all_rows)
+    if missing == "pairwise":
+        stack = PairwiseStack(grid, len(volumes), found.min_subjects, all_rows=all_rows)
+    cells = stack.cells if all_rows else None
+    reader = Reader(grid, cells, zero_is_missing, smoothing_fwhm or 0.0)
+    for values, (volume, index) in zip(_read_all(reader, volumes), volumes, strict=True):
+        stack.add(values, volume.name)
+        logger.debug("read %s, volume %d", volume.name, index + 1)
+    dropped = stack.dropped(allow_missing=missing != "raise")
+    values, grid = stack.finish()
+    patterns = find_patterns(values) if missing == "pairwise" else None
+    return Maps(values, grid, found.subjects, dropped, patterns)
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """Hold what the headers of maps, and a mask, tell before any map is read.
+
+    Parameters
+    ----------
+    volumes
+        The opened images, and which volume of each is a map.
+    subjects
+        Label of each map, if they are known.
+    min_subjects
+        How many subjects a voxel must have.
+    grid
+        The voxels of the mask; without one, all of the first map.
+    has_mask
+        Whether there is one.
+    """
+
+    volumes: list[tuple[Volumes, int]]
+    subjects: tuple[str, ...] | None
+    min_subjects: int
+    grid: Grid
+    has_mask: bool
+
+
+def survey(
+    maps: ImageLike | Iterable[ImageLike],
+    mask: Any,
+    *,
+    subjects: Sequence[str] | None,
+    missing: Missing,
+    min_subjects: int | None,
+    resample: bool,
+) -> Survey:
+    """Open what `load_maps` is to read, and check all that can be checked without reading it."""
     volumes = list(_open_all(maps))
     if len(volumes) < 2:
         raise ValueError(f"a group needs at least 2 maps, got {len(volumes)}")
-    min_subjects = checked_minimum(missing, min_subjects, len(volumes))
+    least = checked_minimum(missing, min_subjects, len(volumes))
     if subjects is None:
         subjects = file_labels(volume.path for volume, _ in volumes)
     labels = None if subjects is None else tuple(map(str, subjects))
@@ -212,19 +270,7 @@ def load_maps(
     grid = target or Grid(np.ones(first.shape, bool), first.affine)
     if not resample:
         check_grids([v for v, _ in volumes], grid, "the mask" if target else first.name)
-    all_rows = target is not None
-    stack = Stack(grid, len(volumes), all_rows=all_rows)
-    if missing == "pairwise":
-        stack = PairwiseStack(grid, len(volumes), min_subjects, all_rows=all_rows)
-    cells = None if target is None else stack.cells
-    reader = Reader(grid, cells, zero_is_missing, smoothing_fwhm or 0.0)
-    for values, (volume, index) in zip(_read_all(reader, volumes), volumes, strict=True):
-        stack.add(values, volume.name)
-        logger.debug("read %s, volume %d", volume.name, index + 1)
-    dropped = stack.dropped(allow_missing=missing != "raise")
-    values, grid = stack.finish()
-    patterns = find_patterns(values) if missing == "pairwise" else None
-    return Maps(values, grid, labels, dropped, patterns)
+    return Survey(volumes, labels, least, grid, target is not None)
 
 
 def checked_minimum(missing: Missing, min_subjects: int | None, n_subjects: int) -> int:
