@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from gpustats import cli_options, glm, report
+from gpustats.bids import write_dataset_description, write_sidecars
 from gpustats.cli_data import (
     describe_data,
     find_group,
@@ -102,12 +104,22 @@ def _fit(options: argparse.Namespace) -> None:
             "data": describe_data(group, design, fitted.maps.grid, described_maps(fitted.maps)),
             "plan": None if fitted.plan is None else fitted.plan.as_settings(),
             "design": fitted.design.table.to_dict(orient="list"),
-            "contrasts": [write_contrast(partial, one, *wanted) for one in results.values()],
+            "contrasts": _write_contrasts(partial, results.values(), wanted, options),
             "report": _write_report(partial / "report.html", fitted, results, rule, options),
         }
         summary["seconds"] = round(time.perf_counter() - started, 3)
         write_json(partial / "result.json", summary)
     _print_summary(summary, options.output_dir)
+
+
+def _write_contrasts(
+    folder: Path, results: Iterable[ContrastMaps], wanted: Wanted, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Write maps, tables and what BIDS wants beside them; describe the contrasts for the JSON."""
+    described = [write_contrast(folder, one, *wanted) for one in results]
+    write_sidecars(folder, described, [str(path) for path in options.maps])
+    write_dataset_description(folder, options.output_dir, "gpustats fit: a group model")
+    return described
 
 
 def _print_plan(
@@ -127,8 +139,7 @@ def _print_plan(
         return [fitted.contrast(contrast) for contrast in contrasts]
 
     def write(folder: Path, maps: Maps) -> None:
-        for one in compute(maps):
-            write_contrast(folder, one, *wanted)
+        _write_contrasts(folder, compute(maps), wanted, options)
 
     rows = list(rehearsal.rows())
     engine = resolve(options.device)

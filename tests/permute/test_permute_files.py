@@ -66,7 +66,9 @@ def test_files_hold_what_the_test_found(run, files, group, uncorrected):
         "minimum_p": 1 / 300,
     }
     listed = {name for entry in summary["contrasts"] for name in entry["files"]}
-    assert {*listed, "result.json", "inference.npz"} == set(os.listdir(RESULTS))
+    assert {*listed, "dataset_description.json", "result.json", "inference.npz"} == set(
+        os.listdir(RESULTS)
+    )
     assert summary["parameters"]["uncorrected"] == uncorrected
     assert summary["p_outside_mask"] == 1
 
