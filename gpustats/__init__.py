@@ -17,6 +17,7 @@ from gpustats.glm import fit
 from gpustats.inference import permutation_test
 from gpustats.maps import Maps, load_maps
 from gpustats.merging import merge
+from gpustats.model_outputs import save_glm_to_bids
 from gpustats.nonparametric import non_parametric_inference
 from gpustats.outcomes import Inference
 from gpustats.permutation_outputs import save_maps
@@ -69,6 +70,7 @@ __all__ = [
     "non_parametric_inference",
     "permutation_test",
     "remove_checkpoint",
+    "save_glm_to_bids",
     "save_inference",
     "save_maps",
     "stack_maps",
