@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,8 @@ from gpustats.spaces import Grid
 from gpustats.tables import Clusters, surviving_clusters
 from gpustats.thresholding import ThresholdRule
 from gpustats.true_discoveries import Discoveries, true_discoveries
+
+logger = logging.getLogger("gpustats")
 
 Pictures: TypeAlias = dict[str, tuple[Any, DTypeLike]]
 """Images by the name of their file, and the type of their voxels on disk."""
@@ -59,6 +62,7 @@ def result_folder(folder: Path) -> Iterator[Path]:
         partial.mkdir()
         yield partial
         for path in sorted(partial.iterdir()):
+            logger.debug("writing %s", folder / path.name)
             path.replace(folder / path.name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
