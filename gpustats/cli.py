@@ -1,4 +1,4 @@
-"""The command line: ``gpustats fit``, ``permute``, ``merge``, ``stack``, ``selftest``, ``info``."""
+"""The command line, ``gpustats COMMAND``: its parser and its exit status."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from gpustats import demo
 from gpustats.cli_fit import add_fit
 from gpustats.cli_merge import add_merge
 from gpustats.cli_permute import add_permute
+from gpustats.cli_randomise import add_randomise
+from gpustats.cli_report import add_report
 from gpustats.cli_selftest import add_info, add_selftest
 from gpustats.cli_stack import add_stack
 from gpustats.engines import DeviceError
@@ -68,6 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         logger.removeHandler(handler)
     return status or 0
+
+
+def randomise() -> int:
+    """Run ``gpustats-randomise``, which is ``gpustats randomise``."""
+    return main(["randomise", *sys.argv[1:]])
 
 
 @contextmanager
@@ -121,7 +128,9 @@ def _parser() -> argparse.ArgumentParser:
     add_fit(commands)
     add_permute(commands)
     add_merge(commands)
+    add_report(commands)
     add_stack(commands)
+    add_randomise(commands)
     add_selftest(commands)
     add_info(commands)
     demonstration = commands.add_parser("demo", help="simulate a group, analyse it, report it")

@@ -141,6 +141,12 @@ def add_survival(group: Any, alpha: float) -> None:
     group.set_defaults(**SURVIVAL | {"alpha": alpha})
 
 
+def add_report(group: Any) -> None:
+    """Add what says whether, and under which title, results are reported."""
+    group.add_argument("--title", help="title of report.html; made from the contrasts by default")
+    group.add_argument("--no-report", action="store_true", help="write no report.html")
+
+
 def add_extra_maps(group: Any, rate: float | None = 0.05) -> None:
     """Add what says which maps, and what of the table, are written on request.
 

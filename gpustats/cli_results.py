@@ -20,7 +20,12 @@ from gpustats.thresholding import ThresholdRule
 PART_PREFIX = "inference_"
 """How files with the results of some of the shuffles begin."""
 
-SCORES = {"cluster_extent": "extent", "cluster_mass": "mass", "tfce": "TFCE"}
+SCORES = {
+    "cluster_extent": "extent",
+    "cluster_mass": "mass",
+    "tfce": "TFCE",
+    "true_discoveries": "-log10 p",
+}
 """What the scores of a statistic are called; those of voxels are t or F, or their z."""
 
 
@@ -66,9 +71,9 @@ def seconds_since(started: float) -> float:
 
 
 def write_results(
-    folder: Path, inference: Inference, wanted: Wanted, started: float
+    folder: Path, inference: Inference, wanted: Wanted, started: float, report: str | None
 ) -> dict[str, Any]:
-    """Write maps, tables and the JSON; return what is in it."""
+    """Write maps, tables and the JSON, which names the report; return what is in it."""
     test = dict(inference.settings)
     run = test.pop("run")
     summary = {
@@ -77,6 +82,7 @@ def write_results(
         "fingerprint": dict(inference.fingerprint),
         "p_outside_mask": 1,
         "contrasts": write_inference(folder, inference, *wanted),
+        "report": report,
         "seconds": seconds_since(started),
     }
     write_json(folder / "result.json", summary)
@@ -97,13 +103,14 @@ def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
             f"  {kept['description']}: {kept['n_surviving_voxels']:,} voxels "
             f"in {kept['n_clusters']} clusters"
         )
-    entry = folder / "result.json"
+    entry = folder / (summary["report"] or "result.json")
     print(f"written to {folder} in {summary['seconds']:.1f} s; start with {entry}")
 
 
 def _sentence(found: Mapping[str, Any], contrast: Mapping[str, Any]) -> str:
     """Say in a line what a statistic found."""
-    of_voxels = "z" if found["scale"] == "z" else contrast["statistic"]
+    scale = found["scale"]
+    of_voxels = contrast["statistic"] if scale == "statistic" else scale
     score = SCORES.get(found["statistic"], of_voxels)
     if contrast["two_sided"]:
         score = f"|{score}|"

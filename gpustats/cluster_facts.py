@@ -21,7 +21,14 @@ LEVEL = 0.95
 CENTRE = ("Centre of Mass X", "Centre of Mass Y", "Centre of Mass Z")
 
 PARAMETRIC = "true_discovery_proportion"
-"""What the proportions of the parametric method are called."""
+PERMUTATION = "true_discovery_proportion_permutation"
+"""What the proportions of the parametric method, and those from permutations, are called."""
+
+PROPORTIONS = {
+    PARAMETRIC: "True Discovery Proportion",
+    PERMUTATION: "True Discovery Proportion (permutation)",
+}
+"""What their columns are called."""
 
 Facts = dict[str, Any]
 
@@ -296,10 +303,7 @@ def _of_cluster(cluster: Facts) -> Facts:
     }
     for name, p in cluster.get("p_corrected", {}).items():
         columns[f"Smallest corrected p, {name}"] = p
-    for key, words in (
-        (PARAMETRIC, "True Discovery Proportion"),
-        (f"{PARAMETRIC}_permutation", "True Discovery Proportion, permutation"),
-    ):
+    for key, words in PROPORTIONS.items():
         if key in cluster:
             columns[words] = cluster[key]
     for name, shares in cluster.get("atlas", {}).items():

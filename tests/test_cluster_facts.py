@@ -23,7 +23,7 @@ from gpustats import (
 from gpustats.archives import load_inference, save_inference
 from gpustats.atlases import Atlas
 from gpustats.cluster_facts import TableChoices
-from gpustats.outputs import USUAL_TABLE, write_contrast
+from gpustats.outputs import USUAL_TABLE, contrast_results
 from gpustats.thresholding import ThresholdRule
 from gpustats.true_discoveries import true_discoveries
 
@@ -51,7 +51,7 @@ def halves():
 
 
 def written(folder, maps, table=USUAL_TABLE, rule=RULE):
-    summary = write_contrast(folder, maps, rule, table)
+    summary = contrast_results(maps, rule, table).write(folder)
     text = json.dumps(summary, allow_nan=False)
     stem = f"contrast-{maps.contrast.label}"
     labels = nib.load(folder / f"{stem}_desc-clusters_dseg.nii.gz").get_fdata()
