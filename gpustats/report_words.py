@@ -146,7 +146,7 @@ def _permutation(content: Mapping[str, Any], finding: Finding, cite: Citations) 
     if scheme in SCHEMES and _has_nuisance(content, finding):
         nuisance = f" Nuisance regressors were handled after {SCHEMES[scheme]} {cite(scheme)}."
     compared = [_statistic(settings, cite) for settings in _settings(test)]
-    sigma_mm = test.get("variance_smoothing_mm") if finding.statistic == "t" else None
+    sigma_mm = test.get("variance_smoothing_mm")
     smoothed = (
         ""
         if sigma_mm is None
@@ -158,9 +158,9 @@ def _permutation(content: Mapping[str, Any], finding: Finding, cite: Citations) 
     return (
         f"Significance was assessed by permutation {cite('permutation', 'glm_permutation')}: "
         f"{shuffled}.{nuisance}{smoothed} Statistics: {'; '.join(compared) or first}. "
-        "Corrected p values are shares of the shuffles, the observed data among them, whose maximum over all voxels "
-        f"reaches the observed value {cite('never_zero')}, and so control the family-wise error "
-        f"rate. Voxels count whose {corrected} is at most {alpha:g}. "
+        "Corrected p values are shares of the shuffles, the observed data among them, whose "
+        f"maximum over all voxels reaches the observed value {cite('never_zero')}, and so control "
+        f"the family-wise error rate. Voxels count whose {corrected} is at most {alpha:g}. "
         f"{_extent(finding.kept)}"
     )
 

@@ -10,12 +10,13 @@ from playwright.sync_api import expect
 
 from gpustats.contrasts import file_label
 from gpustats.design import Design
-from gpustats.enhancements import Tfce, Voxelwise
+from gpustats.enhancements import Voxelwise
 from gpustats.inference import permutation_test
 from gpustats.outputs import contrast_results, write_json
 from gpustats.permutation_outputs import save_maps
 from gpustats.records import read_record
 from gpustats.report import build_report
+from gpustats.tfce import Tfce
 from gpustats.thresholding import ThresholdRule
 
 pytestmark = pytest.mark.browser

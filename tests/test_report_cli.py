@@ -14,11 +14,12 @@ from simulate import make_maps, save_group
 
 from gpustats import cli_report
 from gpustats.design import Design
-from gpustats.enhancements import Tfce, Voxelwise
+from gpustats.enhancements import Voxelwise
 from gpustats.inference import permutation_test
 from gpustats.permutation_outputs import save_maps
 from gpustats.records import read_record
 from gpustats.report import build_report
+from gpustats.tfce import Tfce
 
 RESULTS = Path("gpustats-results")
 PERMUTE = ["--n-permutations", "40", "--statistics", "tfce,voxelwise", "--device", "cpu"]
