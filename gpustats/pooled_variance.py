@@ -37,8 +37,8 @@ def warn_of_unequal_variances(maps: Maps | StoredMaps, design: Design, contrast:
 
     Notes
     -----
-    An effect w'y varies by the sum over groups of σ²(group) |w(group)|². One variance for all
-    makes it s²|w|², with s² the mean of the groups' variances by their degrees of freedom: too
+    An effect w'y varies by the sum over groups of σ²(group) ‖w(group)‖². One variance for all
+    makes it s²‖w‖², with s² the mean of the groups' variances by their degrees of freedom: too
     little where small groups vary more, too much where they vary less [1]_. The ratio of the two
     is estimated from the residuals. What counts is its mean over voxels, which is 1 for groups of
     equal variance, however small they are; the median is not.
