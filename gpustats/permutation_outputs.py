@@ -174,6 +174,7 @@ def _write_contrast(
         parametric_proportions(maps, clusters, rule.two_sided, table)
         | _proportions(outcomes, labels, table.true_discovery_alpha),
         table.atlases,
+        two_sided=rule.two_sided,
     )
     tables = [write_clusters(folder, maps, facts)]
     null_maxima = [_write_null_maxima(folder, outcome) for outcome in outcomes]
@@ -200,7 +201,7 @@ def _write_contrast(
         },
         "extra_maps": described,
         "files": [*sorted(pictures), *sorted([*tables, *null_maxima])],
-        **table_summary(facts, table),
+        **table_summary(facts, table, rule.two_sided),
     }
 
 
