@@ -11,7 +11,8 @@ from gpustats.contrast_maps import ContrastMaps
 from gpustats.contrasts import Contrast, DesignError
 from gpustats.design import Design
 from gpustats.engines import DeviceError
-from gpustats.enhancements import ClusterExtent, ClusterMass, Tfce, Voxelwise
+from gpustats.enhancements import ClusterExtent, ClusterMass, Voxelwise
+from gpustats.extra_maps import ExtraMaps
 from gpustats.fits import Fit
 from gpustats.glm import fit
 from gpustats.inference import permutation_test
@@ -25,10 +26,12 @@ from gpustats.presets import compat
 from gpustats.report import Report, make_glm_report, view_img
 from gpustats.second_level import SecondLevelModel, make_second_level_design_matrix
 from gpustats.significance import fdr_q, log10_p
+from gpustats.simes import TrueDiscoveries
 from gpustats.spaces import Grid
 from gpustats.tables import get_clusters_table
+from gpustats.tfce import Tfce
 from gpustats.thresholding import map_threshold, threshold_stats_img
-from gpustats.true_discoveries import cluster_level_inference
+from gpustats.true_discoveries import cluster_level_inference, permutation_true_discoveries
 
 __version__ = "0.1.0"
 
@@ -45,6 +48,7 @@ __all__ = [
     "Design",
     "DesignError",
     "DeviceError",
+    "ExtraMaps",
     "Fit",
     "Grid",
     "Inference",
@@ -52,6 +56,7 @@ __all__ = [
     "Report",
     "SecondLevelModel",
     "Tfce",
+    "TrueDiscoveries",
     "Voxelwise",
     "__version__",
     "cluster_level_inference",
@@ -69,6 +74,7 @@ __all__ = [
     "merge",
     "non_parametric_inference",
     "permutation_test",
+    "permutation_true_discoveries",
     "remove_checkpoint",
     "save_glm_to_bids",
     "save_inference",

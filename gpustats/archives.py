@@ -24,7 +24,7 @@ FORMAT = 1
 HEADER = "gpustats_inference"
 """The array that holds the JSON: its name tells our files from other archives."""
 
-OUTCOME_ARRAYS = ("observed", "limits", "maxima", "null_maxima", "counts")
+OUTCOME_ARRAYS = ("observed", "limits", "maxima", "null_maxima", "counts", "null_contributions")
 MAPS_ARRAYS = ("effect", "variance", "statistic")
 VARYING = ("df", "n", "unscaled_variance")
 """What maps have an array of where voxels lack subjects."""
@@ -178,6 +178,7 @@ def _restored(members: Arrays) -> Inference:
             maxima=members[f"outcome{number}_maxima"],
             null_maxima=members[f"outcome{number}_null_maxima"],
             counts=members.get(f"outcome{number}_counts"),
+            null_contributions=members.get(f"outcome{number}_null_contributions"),
         )
         for number, facts in enumerate(header["outcomes"])
     )

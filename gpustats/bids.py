@@ -20,6 +20,9 @@ BIDS_VERSION = "1.10.0"
 DESCRIPTION_FILE = "dataset_description.json"
 NAME = "gpustats"
 
+CONTRIBUTIONS = "nullcontributions"
+"""How labels of maps of null contributions end."""
+
 OWN_UNIT, NO_UNIT = "units of the input maps", "1"
 
 STATISTICS: dict[str, tuple[str, str]] = {
@@ -154,13 +157,15 @@ def _particulars(
     if label == "thresholded":
         words = "z of the voxels that survive the threshold, 0 elsewhere."
         return {"Description": words, "Units": NO_UNIT, **_threshold(contrast)}
+    if stat is None:
+        return _of_null_contributions(_test_of(str(label).removesuffix(CONTRIBUTIONS), contrast))
     if stat == "p" and label is not None:
         return _of_p(label, contrast)
     known = STATISTICS | (OF_F if contrast["statistic"] == "F" else {})
     if stat in known:
         words, units = known[stat]
         return {"Description": words, "Units": units}
-    test = _test_of(str(stat), contrast)
+    test = _test_of("voxelwise" if stat == "pseudot" else str(stat), contrast)
     words = f"Scores of the statistic {test['statistic']}."
     return {"Description": words, "Units": NO_UNIT, "FWEThresholds": test["fwe_thresholds"]}
 
@@ -193,6 +198,12 @@ def _of_p(label: str, contrast: Mapping[str, Any]) -> dict[str, Any]:
         "MinimumP": contrast["shuffles"]["minimum_p"],
     }
     return {**told, "FWEThresholds": test["fwe_thresholds"]} if corrected else told
+
+
+def _of_null_contributions(test: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe a map of which voxels supply the null maxima."""
+    words = f"Number of shuffles whose largest score of {test['statistic']} is at the voxel."
+    return {"Description": words, "Units": NO_UNIT}
 
 
 def _of_null_maxima(test: Mapping[str, Any]) -> dict[str, Any]:

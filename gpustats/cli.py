@@ -21,6 +21,8 @@ from gpustats import demo
 from gpustats.cli_fit import add_fit
 from gpustats.cli_merge import add_merge
 from gpustats.cli_permute import add_permute
+from gpustats.cli_randomise import add_randomise
+from gpustats.cli_report import add_report
 from gpustats.cli_selftest import add_info, add_selftest
 from gpustats.cli_stack import add_stack
 from gpustats.cli_talk import add_talk, check_talk, talking
@@ -34,6 +36,7 @@ INTERRUPTED = 130
 TERMINATED = 143
 """What a shell makes of SIGTERM."""
 
+RANDOMISE = "randomise"
 SHELLS = ("bash", "zsh", "fish", "tcsh")
 COMPLETION = """\
 examples:
@@ -83,6 +86,11 @@ def _status_of(options: argparse.Namespace) -> int:
         logger.warning("%s", str(interruption) or "interrupted; no results were written")
         return TERMINATED if isinstance(interruption, Terminated) else INTERRUPTED
     return status or 0
+
+
+def randomise() -> int:
+    """Run ``gpustats-randomise``, which is ``gpustats randomise``."""
+    return main([RANDOMISE, *sys.argv[1:]])
 
 
 @contextmanager
@@ -137,12 +145,15 @@ def _parser() -> argparse.ArgumentParser:
     add_fit(commands)
     add_permute(commands)
     add_merge(commands)
+    add_report(commands)
     add_stack(commands)
+    add_randomise(commands)
     add_selftest(commands)
     add_info(commands)
     _add_demo(commands)
-    for command in commands.choices.values():
-        add_talk(command)
+    for name, command in commands.choices.items():
+        if name != RANDOMISE:  # whose options are FSL's, -v of another meaning among them
+            add_talk(command)
     _add_completion(commands)
     return parser
 

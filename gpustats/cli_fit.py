@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gpustats import cli_options, glm, report
+from gpustats import cli_options, glm
 from gpustats.bids import write_dataset_description, write_sidecars
 from gpustats.cli_data import (
     describe_data,
@@ -21,6 +20,7 @@ from gpustats.cli_data import (
     reading,
 )
 from gpustats.cli_rehearsal import Rehearsal, check_folder, print_plan, time_row
+from gpustats.cli_report import report_name, write_report
 from gpustats.cli_results import Wanted
 from gpustats.cohort import Cohort
 from gpustats.contrast_maps import ContrastMaps
@@ -28,16 +28,13 @@ from gpustats.contrasts import Contrast
 from gpustats.design import Design
 from gpustats.engines import resolve
 from gpustats.environment import versions
-from gpustats.fits import Fit
 from gpustats.inputs import Group
 from gpustats.maps import Maps
 from gpustats.memory import Load, for_fit, parse_bytes
-from gpustats.outputs import result_folder, write_contrast, write_json
+from gpustats.outputs import contrast_results, result_folder, write_json
 from gpustats.planning import described_maps
 from gpustats.pooled_variance import warn_of_unequal_variances
 from gpustats.thresholding import ThresholdRule
-
-logger = logging.getLogger("gpustats")
 
 EXAMPLES = """\
 examples:
@@ -69,7 +66,7 @@ def add_fit(commands: Any) -> None:
     thresholds.add_argument("--threshold", type=float, metavar="Z", help="z chosen by hand")
     cli_options.add_survival(thresholds, alpha=0.001)
     cli_options.add_extra_maps(fit.add_argument_group("further results"))
-    fit.add_argument("--title", help="title of the report")
+    cli_options.add_report(fit.add_argument_group("report"))
     cli_options.add_device(fit)
     cli_options.add_memory(fit)
     cli_options.add_dry_run(fit)
@@ -95,7 +92,6 @@ def _fit(options: argparse.Namespace) -> None:
         fitted = glm.fit(maps, design, device=options.device, memory=options.memory)
         for contrast in contrasts:
             warn_of_unequal_variances(fitted.maps, fitted.design, contrast)
-        results = {contrast.name: fitted.contrast(contrast) for contrast in contrasts}
         summary: dict[str, Any] = {
             "command": "fit",
             "versions": versions(),
@@ -104,11 +100,14 @@ def _fit(options: argparse.Namespace) -> None:
             "data": describe_data(group, design, fitted.maps.grid, described_maps(fitted.maps)),
             "plan": None if fitted.plan is None else fitted.plan.as_settings(),
             "design": fitted.design.table.to_dict(orient="list"),
-            "contrasts": _write_contrasts(partial, results.values(), wanted, options),
-            "report": _write_report(partial / "report.html", fitted, results, rule, options),
+            "contrasts": _write_contrasts(
+                partial, map(fitted.contrast, contrasts), wanted, options
+            ),
+            "report": report_name(wanted=not options.no_report),
         }
         summary["seconds"] = round(time.perf_counter() - started, 3)
         write_json(partial / "result.json", summary)
+    write_report(summary, options.output_dir)
     _print_summary(summary, options.output_dir)
 
 
@@ -116,7 +115,7 @@ def _write_contrasts(
     folder: Path, results: Iterable[ContrastMaps], wanted: Wanted, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Write maps, tables and what BIDS wants beside them; describe the contrasts for the JSON."""
-    described = [write_contrast(folder, one, *wanted) for one in results]
+    described = [contrast_results(one, *wanted).write(folder) for one in results]
     write_sidecars(folder, described, [str(path) for path in options.maps])
     write_dataset_description(folder, options.output_dir, "gpustats fit: a group model")
     return described
@@ -149,12 +148,8 @@ def _print_plan(
     rows.append(("device", engine.describe()))
     seconds = rehearsal.timed(lambda maps: [one.z for one in compute(maps)])
     rows.append(time_row(seconds, "reading the maps and drawing the report take longer"))
-    names = [*rehearsal.names(write), "result.json"]
-    try:
-        report.require_nilearn()
-        names.append("report.html")
-    except ImportError as error:
-        logger.warning("no report.html: %s", error)
+    page = report_name(wanted=not options.no_report)
+    names = [*rehearsal.names(write), "result.json", *([page] if page else [])]
     print_plan(rows, options.output_dir, sorted(names))
 
 
@@ -174,33 +169,6 @@ def _threshold_rule(options: argparse.Namespace) -> ThresholdRule:
         not options.one_sided,
         options.connectivity,
     )
-
-
-def _write_report(
-    path: Path,
-    fitted: Fit,
-    results: dict[str, ContrastMaps],
-    rule: ThresholdRule,
-    options: argparse.Namespace,
-) -> str | None:
-    """Write the report, or say why there is none; return its name."""
-    listed = {name: str(value) for name, value in parameters(options).items()}
-    listed["rows matched by"] = fitted.design.matched_by
-    logger.info("drawing the report")
-    try:
-        page = report.build_report(
-            fitted,
-            results,
-            rule,
-            title=options.title,
-            min_distance=options.min_distance,
-            parameters=listed,
-        )
-    except ImportError as error:
-        logger.warning("no report.html: %s", error)
-        return None
-    page.save_as_html(path)
-    return path.name
 
 
 def _print_summary(summary: dict[str, Any], folder: Path) -> None:

@@ -23,6 +23,7 @@ from gpustats.cli_data import (
     reading,
     take_blocks,
 )
+from gpustats.cli_report import report_name, write_report
 from gpustats.cli_results import (
     file_of,
     print_part,
@@ -36,12 +37,14 @@ from gpustats.cli_test_plan import print_plan_of_test
 from gpustats.contrasts import Contrast
 from gpustats.crew import cluster
 from gpustats.engines import resolve
-from gpustats.enhancements import ClusterExtent, ClusterMass, Statistic, Tfce, Voxelwise
+from gpustats.enhancements import ClusterExtent, ClusterMass, Statistic, Voxelwise
 from gpustats.environment import versions
 from gpustats.inference import permutation_test
 from gpustats.outputs import result_folder
 from gpustats.partition import SCHEMES
 from gpustats.shuffles import Shard
+from gpustats.simes import TrueDiscoveries
+from gpustats.tfce import Tfce
 
 EXAMPLES = """\
 p maps hold p corrected over voxels (fwe) or of each voxel alone (unc), and 1 outside the mask.
@@ -56,7 +59,15 @@ examples:
   gpustats permute con.nii.gz --shard 3/20    (on 20 machines, then: gpustats merge FOLDER)
 """
 
-OF_TEST = ("n_permutations", "seed", "block_exchange", "errors", "scheme", "uncorrected")
+OF_TEST = (
+    "n_permutations",
+    "seed",
+    "block_exchange",
+    "errors",
+    "scheme",
+    "uncorrected",
+    "null_contributions",
+)
 """Options that are arguments of the test."""
 
 STATISTICS: dict[str, Callable[[argparse.Namespace], Statistic]] = {
@@ -69,6 +80,7 @@ STATISTICS: dict[str, Callable[[argparse.Namespace], Statistic]] = {
     ),
     "cluster-extent": lambda options: ClusterExtent(**_forming(options)),
     "cluster-mass": lambda options: ClusterMass(**_forming(options)),
+    "true-discoveries": lambda _: TrueDiscoveries(),
 }
 """How the statistics that can be named are made of the options."""
 
@@ -92,6 +104,7 @@ def add_permute(commands: Any) -> None:
     _add_statistics(permute.add_argument_group("statistics"))
     _add_shuffles(permute.add_argument_group("shuffles"))
     _add_survival_of_kills(permute.add_argument_group("long runs"))
+    cli_options.add_report(permute.add_argument_group("report"))
     cli_options.add_device(permute)
     cli_options.add_machines(permute.add_argument_group("many machines"))
     cli_options.add_dry_run(permute)
@@ -119,6 +132,18 @@ def _add_statistics(group: Any) -> None:
     group.add_argument("--tfce-step", type=float, metavar="STEP", help="exact integral if absent")
     group.add_argument(
         "--uncorrected", action="store_true", help="uncorrected p of clusters and TFCE too"
+    )
+    group.add_argument(
+        "--null-contributions",
+        action="store_true",
+        help="maps of how many shuffles have their maximum at each voxel",
+    )
+    group.add_argument(
+        "--variance-smoothing",
+        type=float,
+        metavar="MM",
+        help="pseudo-t: smooth the variance of t, in every shuffle, by a Gaussian of this standard "
+        "deviation (randomise -v; FWHM / 2.355)",
     )
 
 
@@ -169,6 +194,7 @@ def _permute(options: argparse.Namespace) -> None:
         "shuffles": part,
         "blocks": blocks,
         "two_sided": False if options.one_sided else None,
+        "variance_smoothing_mm": options.variance_smoothing,
         **{name: getattr(options, name) for name in OF_TEST},
     }
     if options.dry_run:
@@ -205,10 +231,12 @@ def _permute(options: argparse.Namespace) -> None:
         inference = with_run(inference, run)
         save_inference(inference, partial / file_of(part))
         if part is None:
-            summary = write_results(partial, inference, wanted, started)
+            report = report_name(wanted=not options.no_report)
+            summary = write_results(partial, inference, wanted, started, report)
     if options.checkpoint is not None:
         remove_checkpoint(options.checkpoint)
     if part is None:
+        write_report(summary, options.output_dir)
         print_summary(summary, options.output_dir)
     else:
         print_part(inference, options.output_dir / file_of(part))

@@ -24,7 +24,12 @@ PART_PREFIX = "inference_"
 WHAT = "gpustats permute: a permutation test of a group model"
 """What was done, for BIDS."""
 
-SCORES = {"cluster_extent": "extent", "cluster_mass": "mass", "tfce": "TFCE"}
+SCORES = {
+    "cluster_extent": "extent",
+    "cluster_mass": "mass",
+    "tfce": "TFCE",
+    "true_discoveries": "-log10 p",
+}
 """What the scores of a statistic are called; those of voxels are t or F, or their z."""
 
 
@@ -70,9 +75,9 @@ def seconds_since(started: float) -> float:
 
 
 def write_results(
-    folder: Path, inference: Inference, wanted: Wanted, started: float
+    folder: Path, inference: Inference, wanted: Wanted, started: float, report: str | None
 ) -> dict[str, Any]:
-    """Write maps, tables and the JSON; return what is in it."""
+    """Write maps, tables and the JSON, which names the report; return what is in it."""
     test = dict(inference.settings)
     run = test.pop("run")
     contrasts = write_inference(folder, inference, *wanted)
@@ -85,6 +90,7 @@ def write_results(
         "fingerprint": dict(inference.fingerprint),
         "p_outside_mask": 1,
         "contrasts": contrasts,
+        "report": report,
         "seconds": seconds_since(started),
     }
     write_json(folder / "result.json", summary)
@@ -105,13 +111,14 @@ def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
             f"  {kept['description']}: {kept['n_surviving_voxels']:,} voxels "
             f"in {kept['n_clusters']} clusters"
         )
-    entry = folder / "result.json"
+    entry = folder / (summary["report"] or "result.json")
     print(f"written to {folder} in {summary['seconds']:.1f} s; start with {entry}")
 
 
 def _sentence(found: Mapping[str, Any], contrast: Mapping[str, Any]) -> str:
     """Say in a line what a statistic found."""
-    of_voxels = "z" if found["scale"] == "z" else contrast["statistic"]
+    scale = found["scale"]
+    of_voxels = contrast["statistic"] if scale == "statistic" else scale
     score = SCORES.get(found["statistic"], of_voxels)
     if contrast["two_sided"]:
         score = f"|{score}|"

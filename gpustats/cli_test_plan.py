@@ -12,6 +12,7 @@ from typing import Any
 from gpustats.archives import save_inference
 from gpustats.cli_data import parameters, reading
 from gpustats.cli_rehearsal import Rehearsal, Row, check_folder, hushed, print_plan, time_row
+from gpustats.cli_report import report_name
 from gpustats.cli_results import Wanted, file_of, with_run, write_results
 from gpustats.cohort import Cohort
 from gpustats.contrasts import Contrast
@@ -83,7 +84,10 @@ def print_plan_of_test(
         inference: Inference = run(maps, **few)
         inference = with_run(inference, {"parameters": parameters(options)})
         save_inference(inference, file)
-        write_results(folder, inference, wanted, time.perf_counter())
+        page = report_name(wanted=not options.no_report)
+        write_results(folder, inference, wanted, time.perf_counter(), page)
+        if page is not None:
+            (folder / page).touch()
 
     print_plan(rows, options.output_dir, rehearsal.names(write))
 

@@ -21,7 +21,14 @@ LEVEL = 0.95
 CENTRE = ("Centre of Mass X", "Centre of Mass Y", "Centre of Mass Z")
 
 PARAMETRIC = "true_discovery_proportion"
-"""What the proportions of the parametric method are called."""
+PERMUTATION = "true_discovery_proportion_permutation"
+"""What the proportions of the parametric method, and those from permutations, are called."""
+
+PROPORTIONS = {
+    PARAMETRIC: "True Discovery Proportion",
+    PERMUTATION: "True Discovery Proportion (permutation)",
+}
+"""What their columns are called."""
 
 Facts = dict[str, Any]
 
@@ -255,8 +262,9 @@ def clusters_table(facts: Sequence[Facts]) -> pd.DataFrame:
         for number, peak in enumerate(cluster["peaks"]):
             of_cluster = _of_cluster(cluster) if number == 0 else {}
             rows.append({**_first_columns(cluster, peak, number), **_of_peak(peak), **of_cluster})
-    table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=COLUMNS)
-    return table.astype(object).where(table.notna(), "")
+    # columns of objects keep whole numbers whole beside what is empty
+    table = pd.DataFrame(rows, dtype=object) if rows else pd.DataFrame(columns=COLUMNS)
+    return table.where(table.notna(), "")
 
 
 def _first_columns(cluster: Facts, peak: Facts, number: int) -> Facts:
@@ -295,10 +303,7 @@ def _of_cluster(cluster: Facts) -> Facts:
     }
     for name, p in cluster.get("p_corrected", {}).items():
         columns[f"Smallest corrected p, {name}"] = p
-    for key, words in (
-        (PARAMETRIC, "True Discovery Proportion"),
-        (f"{PARAMETRIC}_permutation", "True Discovery Proportion, permutation"),
-    ):
+    for key, words in PROPORTIONS.items():
         if key in cluster:
             columns[words] = cluster[key]
     for name, shares in cluster.get("atlas", {}).items():

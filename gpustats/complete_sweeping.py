@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gpustats.engines import SHUFFLE_TILE, Array, Engine, Exceedances, Units
+from gpustats.engines import SHUFFLE_TILE, Array, Engine, Exceedances, Form, Units
 from gpustats.maps import Maps
 from gpustats.memory import cut
 from gpustats.planning import Task
@@ -87,11 +87,15 @@ class Complete:
     @property
     def observed(self) -> NDArray[np.float32]:
         """The map that spatial statistics look at, of shuffle 0, ``(n_voxels,)``."""
-        one = self.engine.statistic_of(self._first, self.form)
         if not self.form.is_f:
-            return one
-        f = one.astype(np.float64)
+            return self.observed_statistic
+        f = self.observed_statistic.astype(np.float64)
         return self.engine.f_to_z(f, self.form.n_tested, self.form.df).astype(np.float32)
+
+    @property
+    def observed_statistic(self) -> NDArray[np.float32]:
+        """The same as t or F, as `sweep` fills maps, ``(n_voxels,)``."""
+        return self.engine.statistic_of(self._first, self.form)
 
     @property
     def limits(self) -> NDArray[np.float64]:
@@ -109,25 +113,40 @@ class Complete:
 
     def sweep(self, batch: range, maps: Sequence[Array], finish: Finish) -> NDArray[np.float64]:
         """Compute a batch of shuffles: fill their maps, count, return what compares with limits."""
+        maxima = self._sweep_blocks(batch, maps, self.form, self._exceeding, finish)
+        return maxima.astype(np.float64)
+
+    def to_compared(self, maps: Sequence[Array]) -> None:
+        """Turn maps of F, as `sweep` filled them, into their z."""
+        if self.form.is_f:
+            for some in maps:
+                self.engine.f_maps_to_z(some, self.form.n_tested, self.form.df)
+
+    def fill(self, batch: range, maps: Sequence[Array], form: Form) -> None:
+        """Fill the maps of a batch with t, or with what another form makes of the same rows."""
+        self._sweep_blocks(batch, maps, form, None, lambda _: None)
+
+    def _sweep_blocks(
+        self,
+        batch: range,
+        maps: Sequence[Array],
+        form: Form,
+        exceeding: Exceedances | None,
+        finish: Finish,
+    ) -> NDArray[np.float32]:
+        """Sweep a batch over the blocks of voxels, and return its maxima."""
         maxima = np.full(len(batch), -np.inf, dtype=np.float32)
         places = by_tiles(batch, maps)
         tiles = [self.tile(part) for part, _ in places]
         for span, units in self.blocks(self.size):
-            limits, counts = (
-                each[span.start : span.stop]
-                for each in (self._exceeding.limits, self._exceeding.counts)
-            )
-            here = Exceedances(limits, self.two_sided, counts)
+            here = exceeding and _of_span(exceeding, span)
             for (part, target), tile in zip(places, tiles, strict=True):
                 rows = slice(part.start - batch.start, part.stop - batch.start)
-                found = self._sweep_into(target, span, tile, units, part, here)
+                found = self._sweep_into(target, span, tile, units, part, form, here)
                 np.maximum(maxima[rows], found, out=maxima[rows])
                 finish(len(part) * len(span) / self.n_voxels)
             del units
-        if self.form.is_f:
-            for some in maps:
-                self.engine.f_maps_to_z(some, self.form.n_tested, self.form.df)
-        return maxima.astype(np.float64)
+        return maxima
 
     def null_maxima(self, maxima: NDArray[np.float64]) -> NDArray[np.float64]:
         """Turn what `sweep` returned into t or F."""
@@ -141,16 +160,17 @@ class Complete:
         tile: Array,
         units: Units,
         part: range,
-        exceeding: Exceedances,
+        form: Form,
+        exceeding: Exceedances | None,
     ) -> NDArray[np.float32]:
         """Compute shuffles of a tile at the voxels of a block, and put them into their maps."""
         if maps is None or len(span) == self.n_voxels:
-            return self._sweep(tile, units, part, exceeding, maps)
+            return self._sweep(tile, units, part, form, exceeding, maps)
         found = []
         room = self.engine.empty_maps(len(part), len(span))
         for piece in (part[a : a + len(room)] for a in range(0, len(part), len(room))):
             block = room[: len(piece)]
-            found.append(self._sweep(tile, units, piece, exceeding, block))
+            found.append(self._sweep(tile, units, piece, form, exceeding, block))
             start = piece.start - part.start
             self.engine.put(block, maps[start : start + len(piece)], span.start)
         return np.concatenate(found)
@@ -175,7 +195,7 @@ class Complete:
             exceeding = Exceedances(limits, self.two_sided, counts)
             finish(int(state.done) * share)
             for part in cut(range(indices.start + int(state.done), indices.stop), SHUFFLE_TILE):
-                found = self._sweep(tile_of(part), units, part, exceeding, None)
+                found = self._sweep(tile_of(part), units, part, self.form, exceeding, None)
                 place = slice(part.start - indices.start, part.stop - indices.start)
                 np.maximum(state.maxima[place], found, out=state.maxima[place])
                 state.done[...] = place.stop
@@ -198,14 +218,20 @@ class Complete:
     # ---- what both do
 
     def _sweep(
-        self, tile: Array, units: Units, part: range, exceeding: Exceedances, maps: Array | None
+        self,
+        tile: Array,
+        units: Units,
+        part: range,
+        form: Form,
+        exceeding: Exceedances | None,
+        maps: Array | None,
     ) -> NDArray[np.float32]:
         """Compute shuffles of a tile at the voxels of a block, and return their maxima."""
         start = part.start % SHUFFLE_TILE
         peaks = self.engine.sweep(
             tile,
             units,
-            self.form,
+            form,
             shuffles=range(start, start + len(part)),
             exceeding=exceeding,
             maps=maps,
@@ -225,6 +251,12 @@ class Complete:
         start = part.start % SHUFFLE_TILE
         tile[start : start + len(part)] = rows
         return self.engine.to_device(tile)
+
+
+def _of_span(exceeding: Exceedances, span: range) -> Exceedances:
+    """Return limits and counts of the voxels of a block."""
+    here = slice(span.start, span.stop)
+    return exceeding._replace(limits=exceeding.limits[here], counts=exceeding.counts[here])
 
 
 class _BlockState(NamedTuple):

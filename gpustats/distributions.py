@@ -38,7 +38,7 @@ def t_to_z(t: ArrayLike, df: float, out: Float64Array | None = None) -> Float64A
 
     The value is a function of (t, df) alone, to the last bit: neither the other elements nor the
     place where an array is cut matter. The loop releases the GIL, so several threads may each be
-    given a slice of `t` and of `out`.
+    given a slice of ``t`` and of ``out``.
 
     Parameters
     ----------
@@ -47,18 +47,18 @@ def t_to_z(t: ArrayLike, df: float, out: Float64Array | None = None) -> Float64A
     df
         Degrees of freedom, positive; need not be whole.
     out
-        Where to write z: float64, C-contiguous, the shape of `t`. Made if not given.
+        Where to write z: float64, C-contiguous, the shape of ``t``. Made if not given.
 
     Returns
     -------
     ndarray
-        float64 z, the shape of `t`, with the sign of `t`. NaN stays NaN, infinities stay infinite
-        and every finite t has a finite z.
+        float64 z, the shape and sign of ``t``. NaN stays NaN, infinities stay infinite and every
+        finite t has a finite z.
 
     Raises
     ------
     ValueError
-        If `df` is not positive and finite, or `out` does not fit.
+        If ``df`` is not positive and finite, or ``out`` does not fit.
 
     Notes
     -----
@@ -100,17 +100,17 @@ def f_to_z(
     df
         Denominator degrees of freedom, positive; need not be whole.
     out
-        Where to write z: float64, C-contiguous, the shape of `f`. Made if not given.
+        Where to write z: float64, C-contiguous, the shape of ``f``. Made if not given.
 
     Returns
     -------
     ndarray
-        float64 z, the shape of `f`. NaN where F is NaN or negative.
+        float64 z, the shape of ``f``. NaN where F is NaN or negative.
 
     Raises
     ------
     ValueError
-        If `dimension` or `df` is not positive and finite, or `out` does not fit.
+        If ``dimension`` or ``df`` is not positive and finite, or ``out`` does not fit.
 
     Notes
     -----
@@ -173,7 +173,7 @@ def log_beta(a: float, b: float) -> float:
     Raises
     ------
     ValueError
-        If `a` or `b` is not positive and finite.
+        If ``a`` or ``b`` is not positive and finite.
 
     Notes
     -----
@@ -229,7 +229,7 @@ def _input_and_output(
 
 @kernel
 def _interpolate(t: FloatArray, df: float, table: Float64Array, out: Float64Array) -> None:
-    """Fill `out` with z = w r(w), r from the polynomials in `table`."""
+    """Fill ``out`` with z = w r(w), r from the polynomials in `table`."""
     n_segments, n_powers = table.shape
     for i in range(t.size):
         value = np.float64(t[i])
@@ -250,7 +250,7 @@ def _interpolate(t: FloatArray, df: float, table: Float64Array, out: Float64Arra
 def _invert_each_f(
     f: FloatArray, dimension: float, df: float, constant: float, out: Float64Array
 ) -> None:
-    """Fill `out` with the z of each F; `constant` is log B(df/2, dimension/2)."""
+    """Fill ``out`` with the z of each F; `constant` is log B(df/2, dimension/2)."""
     for i in range(f.size):
         value = np.float64(f[i])
         if not 0.0 <= value < np.inf:

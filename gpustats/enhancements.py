@@ -7,7 +7,7 @@ test looks at both sides apart where it is two-sided.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
@@ -21,8 +21,12 @@ from gpustats.spaces import Grid, Lattice, check_connectivity
 MASS_UNIT = 2.0**-24
 """What 1 stands for in a cluster mass in fixed point."""
 
-RELATIVE_TIE = 1e-9
-"""Scores in fixed point that differ by less, relatively, tie."""
+RELATIVE_TIE = {"t": 1e-9, "F": 1e-5}
+"""Scores in fixed point that differ by less, relatively, tie.
+
+Shuffles that do the same to a contrast give maps of t with the same bits. Those of F differ by
+roundings: groups that change names leave F as it is, but for the basis in which it is computed.
+"""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,10 @@ class Enhancer(Protocol):
         """Return what a null score must reach to count as no smaller than each of ``scores``."""
         ...
 
+    def supplying(self, maps: Array, peaks: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return which score makes a voxel supply the peak of its map; infinite where none does."""
+        ...
+
 
 class Statistic(Protocol):
     """What is compared: an options object that makes its enhancer."""
@@ -103,14 +111,16 @@ class _ClusterStatistic:
     threshold_t: float | None = None
     threshold_z: float | None = None
     threshold_p: float | None = None
+    threshold_f: float | None = None
 
     def __post_init__(self) -> None:
         check_connectivity(self.connectivity)
-        given = [t for t in (self.threshold_t, self.threshold_z, self.threshold_p) if t is not None]
+        named = (self.threshold_t, self.threshold_z, self.threshold_p, self.threshold_f)
+        given = [threshold for threshold in named if threshold is not None]
         if len(given) != 1:
             raise ValueError(
-                "clusters need one threshold: give threshold_t, threshold_z or threshold_p; "
-                f"got {len(given)}"
+                "clusters need one threshold: give threshold_t, threshold_z, threshold_p or "
+                f"threshold_f; got {len(given)}"
             )
         if self.threshold_p is not None and not 0 < self.threshold_p <= 0.5:
             raise ValueError(f"threshold_p must be a p in (0, 0.5], got {self.threshold_p!r}")
@@ -119,11 +129,18 @@ class _ClusterStatistic:
 
     def height(self, kind: MapKind) -> np.float32:
         """Return the threshold in the unit of the maps."""
+        if self.threshold_f is not None:
+            if kind.statistic != "F":
+                raise ValueError(
+                    f"threshold_f={self.threshold_f:g} is for F contrasts; give threshold_t, "
+                    "threshold_z or threshold_p for clusters of t"
+                )
+            return np.float32(self.threshold_f)
         if kind.df is None and self.threshold_t is not None:
             what = "F" if kind.statistic == "F" else "t with unequal degrees of freedom"
             raise ValueError(
-                f"clusters of {what} are formed on its z; give threshold_z or threshold_p, "
-                f"not threshold_t={self.threshold_t:g}"
+                f"clusters of {what} are formed on its z; give threshold_z or threshold_p"
+                f"{', or threshold_f' * (what == 'F')}, not threshold_t={self.threshold_t:g}"
             )
         if self.threshold_t is not None:
             return np.float32(self.threshold_t)
@@ -144,9 +161,10 @@ class ClusterExtent(_ClusterStatistic):
     ----------
     connectivity
         Which voxels touch: 6, 18 or 26 neighbours.
-    threshold_t, threshold_z, threshold_p
+    threshold_t, threshold_z, threshold_p, threshold_f
         The cluster-forming threshold, in one of these units; a voxel at it is in. p is that of
-        the whole test: two-sided ones share it between the tails.
+        the whole test: two-sided ones share it between the tails. In F, clusters are formed and
+        their mass is summed on F itself, else on its z.
     """
 
     @property
@@ -156,7 +174,7 @@ class ClusterExtent(_ClusterStatistic):
 
     def enhancer(self, engine: Engine, grid: Grid, kind: MapKind) -> Enhancer:
         """Return what scores maps of a grid."""
-        return _Clusters(engine, grid, self.connectivity, self.height(kind), None)
+        return _Clusters(engine, grid.lattice(self.connectivity), self.height(kind), None, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +183,7 @@ class ClusterMass(_ClusterStatistic):
 
     Parameters
     ----------
-    connectivity, threshold_t, threshold_z, threshold_p
+    connectivity, threshold_t, threshold_z, threshold_p, threshold_f
         As of `ClusterExtent`.
     mass
         ``"full"``: the sum of the cluster's values; ``"above"``: of what exceeds the threshold.
@@ -185,7 +203,14 @@ class ClusterMass(_ClusterStatistic):
 
     def enhancer(self, engine: Engine, grid: Grid, kind: MapKind) -> Enhancer:
         """Return what scores maps of a grid."""
-        return _Clusters(engine, grid, self.connectivity, self.height(kind), self.mass)
+        tie = RELATIVE_TIE[kind.statistic]
+        lattice = grid.lattice(self.connectivity)
+        return _Clusters(engine, lattice, self.height(kind), self.mass, tie)
+
+
+def looks_at_f(statistic: Statistic) -> bool:
+    """Tell whether a statistic looks at maps of F as they are, rather than at their z."""
+    return isinstance(statistic, _ClusterStatistic) and statistic.threshold_f is not None
 
 
 class _Clusters:
@@ -194,15 +219,16 @@ class _Clusters:
     def __init__(
         self,
         engine: Engine,
-        grid: Grid,
-        connectivity: int,
+        lattice: Lattice,
         height: np.float32,
         mass: Literal["full", "above"] | None,
+        tie: float,
     ) -> None:
         self.engine = engine
-        self.lattice = grid.lattice(connectivity)
+        self.lattice = lattice
         self.height = height
         self.mass = mass
+        self.tie = tie
 
     def peaks(self, maps: Array, reaching: ScoreCounts | None) -> NDArray[np.float64]:
         """Return the largest extent or mass of each map, and count."""
@@ -230,125 +256,14 @@ class _Clusters:
 
     def limits(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the scores: extents tie exactly, masses to their last digits."""
-        return scores if self.mass is None else scores * (1 - RELATIVE_TIE)
+        return scores * (1 - self.tie)
+
+    def supplying(self, maps: Array, peaks: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the peaks: the voxels that have them supply them."""
+        del maps
+        return peak_scores(self, peaks)
 
 
-@dataclass(frozen=True)
-class Tfce:
-    """Enhance by threshold-free clusters, and compare with the largest scores of the shuffles.
-
-    Parameters
-    ----------
-    extent
-        Exponent E of the extent of a voxel's cluster at each height.
-    height
-        Exponent H of the height.
-    connectivity
-        Which voxels touch: 6, 18 or 26 neighbours.
-    step
-        Distance of the heights that are summed, in units of t (of z for F). None, the default,
-        is the exact integral.
-    levels
-        How many heights to sum up to the largest value that was observed, the same for every
-        shuffle: FSL's way with 100. Instead of ``step``.
-    own_levels
-        Whether the levels of every shuffle reach up to its own largest value: nilearn's way. Its
-        scores are then in units of their own, which costs power.
-
-    References
-    ----------
-    .. [1] Smith & Nichols (2009), NeuroImage 44, 83-98.
-    """
-
-    extent: float = 0.5
-    height: float = 2.0
-    connectivity: int = 6
-    step: float | None = None
-    levels: int | None = None
-    own_levels: bool = False
-
-    def __post_init__(self) -> None:
-        check_connectivity(self.connectivity)
-        if self.own_levels and self.levels is None:
-            raise ValueError("own_levels needs the number of levels")
-        if self.step is not None and self.levels is not None:
-            raise ValueError("give step or levels to TFCE, not both")
-        if self.levels is not None and not self.levels >= 1:
-            raise ValueError(f"levels must be a number of heights >= 1, got {self.levels!r}")
-        for name in ("extent", "height"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise ValueError(f"{name} must be an exponent >= 0, got {getattr(self, name)!r}")
-        if self.step is not None and not 0 < self.step < np.inf:
-            raise ValueError(f"step must be a height > 0 or None, got {self.step!r}")
-
-    @property
-    def name(self) -> str:
-        """The key of its results."""
-        return "tfce"
-
-    def enhancer(self, engine: Engine, grid: Grid, kind: MapKind) -> Enhancer:
-        """Return what scores maps of a grid."""
-        step = self.step or 0.0
-        if self.levels is not None and kind.peak > 0:
-            step = kind.peak / self.levels
-        lattice = grid.lattice(self.connectivity)
-        enhanced = _Enhanced(engine, lattice, (self.extent, self.height), step)
-        if self.own_levels and self.levels is not None:
-            return _OwnLevels(enhanced, self.levels, kind.two_sided)
-        return enhanced
-
-
-@dataclass(frozen=True, eq=False)
-class _Enhanced:
-    """Score voxels by TFCE."""
-
-    engine: Engine
-    lattice: Lattice
-    exponents: tuple[float, float]
-    step: float
-
-    def peaks(self, maps: Array, reaching: ScoreCounts | None) -> NDArray[np.float64]:
-        """Return the largest TFCE score of each map, and count."""
-        form = self.lattice, *self.exponents, self.step
-        if reaching is None:
-            return self.engine.to_host(self.engine.tfce_peaks(maps, *form))
-        return self.engine.to_host(self.engine.tfce_counts(maps, *form, reaching))
-
-    def scores(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return the TFCE score of every voxel."""
-        return self.engine.tfce_scores(values, self.lattice, *self.exponents, self.step)
-
-    def limits(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the scores, but for their last digits."""
-        return scores * (1 - RELATIVE_TIE)
-
-
-@dataclass(frozen=True, eq=False)
-class _OwnLevels:
-    """Score voxels by TFCE summed over levels that reach up to each map's own largest value."""
-
-    enhanced: _Enhanced
-    levels: int
-    two_sided: bool
-
-    def peaks(self, maps: Array, reaching: ScoreCounts | None) -> NDArray[np.float64]:
-        """Return the largest TFCE score of each map, and count."""
-        on_host = self.enhanced.engine.to_host(maps)
-        peaks = [
-            self._for(values).peaks(maps[number : number + 1], reaching)
-            for number, values in enumerate(on_host)
-        ]
-        return np.concatenate(peaks)
-
-    def scores(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return the TFCE score of every voxel."""
-        return self._for(values).scores(values)
-
-    def limits(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the scores, but for their last digits."""
-        return self.enhanced.limits(scores)
-
-    def _for(self, values: NDArray[np.float32]) -> _Enhanced:
-        """Return what enhances one map, with the distance of its levels."""
-        peak = float(np.abs(values).max() if self.two_sided else values.max())
-        return replace(self.enhanced, step=max(peak, 0.0) / self.levels or 1.0)
+def peak_scores(enhancer: Enhancer, peaks: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return which score is no smaller than the peak of a map; infinite where there is no peak."""
+    return np.where(peaks > 0, enhancer.limits(peaks), np.inf)

@@ -51,6 +51,8 @@ class Pace(NamedTuple):
 def expected_seconds(test: ContrastTest) -> float | None:
     """Estimate how long a test will take, as if it began anew; None where that is not worth it.
 
+    There is no estimate where variances are smoothed either.
+
     Reading is counted as if nothing were computed meanwhile. Machines that others use too, stores
     that are cached in part, and clusters that shuffles seldom have make it a rough estimate.
 
@@ -140,7 +142,7 @@ def _scoring(test: ContrastTest) -> float:
     engine, form, plan = test.engine, test.task.form, test.task.plan
     statistic = test.reported.statistic.astype(np.float32)
     observed = test.reported.z.astype(np.float32) if form.is_f else statistic
-    scored = test.scored(observed, None if form.is_f else form.df)
+    scored = test.scored(observed, statistic, None if form.is_f else form.df)
     most = min(len(test.task.indices), (plan and plan.maps) or SHUFFLE_TILE)
     room, one = engine.empty_maps(most, statistic.size), engine.to_device(statistic)
 

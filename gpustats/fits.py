@@ -134,6 +134,20 @@ class Fit:
                 residuals[here, subject] = values[:, subject] - row @ self.coordinates[:, here]
         return residuals
 
+    def sum_of_squares(self, removed: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return what the data square to without a part of the design, ``(n_voxels,)``.
+
+        Parameters
+        ----------
+        removed
+            ``(n_subjects, k)``: orthonormal basis of the part, inside the design's span.
+        """
+        # einsum makes the same bits for any number of threads of BLAS
+        inside = np.einsum("nr,nk->rk", self.design.basis, removed)
+        parts = np.einsum("rk,rv->kv", inside, self.coordinates)
+        left = self.coordinates - np.einsum("rk,kv->rv", inside, parts)
+        return np.asarray(self.residual_ss + np.einsum("kv,kv->v", left, left))
+
     def r_square(self) -> NDArray[np.float64]:
         """Return the share of variance explained, ``(n_voxels,)``.
 

@@ -62,7 +62,7 @@ def fit(
     Fit
         Its mask is that of ``maps`` without the voxels that the design explains entirely, which
         have no residual variance to test against; their number is logged. Of a store, voxels
-        that are missing in some map or equal in all leave it too. A `PairwiseFit` where voxels
+        that are missing in some map or equal in all leave it too. A ``PairwiseFit`` where voxels
         lack subjects.
 
     Raises

@@ -59,6 +59,8 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     errors: str = "auto",
     scheme: Scheme = "freedman-lane",
     uncorrected: bool = False,
+    null_contributions: bool = False,
+    variance_smoothing_mm: float | None = None,
     device: str = "auto",
     memory: str | int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -83,7 +85,8 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     contrast
         A `Contrast`, or what `Design.contrast` takes; or a mapping from names to them.
     statistics
-        What to compare: any of `Voxelwise`, `ClusterExtent`, `ClusterMass`, `Tfce`.
+        What to compare: any of `Voxelwise`, `ClusterExtent`, `ClusterMass`, `Tfce`,
+        `TrueDiscoveries`.
     n_permutations
         Rearrangements to use, the observed one included. If no more than this many distinct
         ones exist, all of them are used once and the test is exact.
@@ -107,6 +110,16 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     uncorrected
         Whether spatial statistics get uncorrected p too, which takes every null map in full.
         Voxels always do.
+    null_contributions
+        Whether to count at which voxels the shuffles have their maxima, which takes every null map
+        in full: it shows whether the rim of the mask, say, makes the thresholds.
+    variance_smoothing_mm
+        Standard deviation in mm of a Gaussian that smooths the variance, inside the mask, in the
+        observed map and in every shuffle (``randomise -v``); the full width at half maximum is
+        2.355 times that. What is compared is then the pseudo-t, effect / sqrt(smoothed variance)
+        [4]_, of more power where subjects are few; what clusters are formed at in z or p is turned
+        into t of the residual degrees of freedom all the same. ``Inference.maps`` stay those of
+        `fit`. For t contrasts of data without missing values.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
     memory
@@ -152,8 +165,9 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     -----
     p = b / P, where b counts the P rearrangements, the observed one included, whose maximum is
     at least the observed value; so p is never 0 [3]_. Values within 2**-19 of a cosine, 1e-5 of
-    t or F, or 1e-9 of a fixed-point score tie. What is compared is the value of rearrangement 0
-    through the same product as the others; what is reported is the map of `fit`.
+    t or F, or 1e-9 of a score in fixed point (1e-5 of one that is made of F) tie. What is compared
+    is the value of rearrangement 0 through the same product as the others; what is reported is the
+    map of `fit`.
 
     Where voxels lack subjects (`load_maps` with ``missing="pairwise"``) each is tested in those
     that it has, with their design; a shuffle acts on these by what it induces on them. Voxels
@@ -165,6 +179,7 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     .. [1] Freedman & Lane (1983), J. Bus. Econ. Stat. 1, 292-298.
     .. [2] Winkler et al. (2014), NeuroImage 92, 381-397.
     .. [3] Phipson & Smyth (2010), Stat. Appl. Genet. Mol. Biol. 9, 39.
+    .. [4] Nichols & Holmes (2002), Human Brain Mapping 15, 1-25.
     """
     choices = Choices(
         statistics=tuple(statistics),
@@ -177,6 +192,8 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
         errors=errors,
         scheme=scheme,
         uncorrected=uncorrected,
+        null_contributions=null_contributions,
+        variance_smoothing_mm=variance_smoothing_mm,
     )
     engine, budget = resolve(device), parse_bytes(memory)
     design = design_for(maps, design)
@@ -196,7 +213,8 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     keepers = _keepers(checkpoint, identity, checkpoint_seconds, len(tasks))
 
     def tests() -> Iterator[ContrastTest]:
-        return (ContrastTest(fitted, task, statistics, uncorrected) for task in tasks)
+        asked = uncorrected, null_contributions
+        return (ContrastTest(fitted, task, statistics, *asked) for task in tasks)
 
     streams = fitted.plan is not None and not crew
     seconds = _expected(tests()) if streams else [None] * len(tasks)

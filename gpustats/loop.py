@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpustats.complete_sweeping import Complete
+from gpustats.contributions import Contributions
 from gpustats.engines import SHUFFLE_TILE, Array, Engine, resolve
-from gpustats.enhancements import MapKind, Statistic
+from gpustats.enhancements import MapKind, Statistic, looks_at_f
 from gpustats.fits import Fit, PairwiseFit
 from gpustats.maps import Maps
 from gpustats.memory import cut
@@ -23,7 +24,9 @@ from gpustats.outcomes import Outcome
 from gpustats.pairwise_sweeping import Pairwise, parts_of
 from gpustats.planning import Task
 from gpustats.scored import Scored
-from gpustats.sweeping import Finish, Keeper, State, Swept
+from gpustats.smoothed_sweeping import Smoothed
+from gpustats.smoothing import Blur
+from gpustats.sweeping import Finish, Keeper, Scale, State, Swept, filling, rooms_for
 
 
 class ContrastTest:
@@ -39,10 +42,17 @@ class ContrastTest:
         What is compared.
     uncorrected
         Whether scores of voxels are counted.
+    null_contributions
+        Whether it is counted which voxels supply the maxima.
     """
 
     def __init__(
-        self, fitted: Fit, task: Task, statistics: Sequence[Statistic], uncorrected: bool
+        self,
+        fitted: Fit,
+        task: Task,
+        statistics: Sequence[Statistic],
+        uncorrected: bool,
+        null_contributions: bool = False,
     ) -> None:
         self.device = fitted.device
         self.maps = fitted.maps
@@ -51,7 +61,12 @@ class ContrastTest:
         self.two_sided = task.two_sided
         self.statistics = statistics
         self.uncorrected = uncorrected
+        self.null_contributions = null_contributions
         self.reported = fitted.contrast(task.contrast)
+        self.blur, self.sum_of_squares = None, None
+        if task.variance_smoothing_mm is not None:
+            self.blur = Blur(self.maps.grid, task.variance_smoothing_mm)
+            self.sum_of_squares = fitted.sum_of_squares(task.rule.removed)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave behind what belongs to this process and its device, and is made anew elsewhere."""
@@ -64,11 +79,14 @@ class ContrastTest:
         return resolve(self.device)
 
     @cached_property
-    def voxels(self) -> Complete | Pairwise:
+    def voxels(self) -> Complete | Pairwise | Smoothed:
         """The data, as they are compared."""
         if self.parts is not None and isinstance(self.maps, Maps):
             return Pairwise(self.engine, self.maps, self.parts, self.task)
-        return Complete(self.engine, self.maps, self.task)
+        complete = Complete(self.engine, self.maps, self.task)
+        if self.blur is None or self.sum_of_squares is None:
+            return complete
+        return Smoothed(complete, self.blur, self.sum_of_squares)
 
     def let_go(self) -> None:
         """Let go of the data; they come again when they are asked for."""
@@ -78,23 +96,26 @@ class ContrastTest:
         """Compute the shuffles of the task."""
         voxels = self.voxels
         voxels.begin(self.task)
-        alone = all(statistic.name == "voxelwise" for statistic in self.statistics)
-        if alone and isinstance(voxels, Complete):
+        if isinstance(voxels, Complete) and not self.task.load.spatial:
             return [self._voxelwise(voxels, *voxels.block_by_block(finish, keeper))]
         return self._by_shuffles(voxels, finish, keeper)
 
     def _by_shuffles(self, voxels: Swept, finish: Finish, keeper: Keeper) -> list[Outcome]:
         """Take batches of shuffles one by one, all voxels inside: whole maps can be scored."""
         indices = self.task.indices
-        spatial = self.scored(voxels.observed, voxels.df)
-        rooms = self._rooms(voxels.n_voxels) if spatial else []
+        spatial = self.scored(voxels.observed, voxels.observed_statistic, voxels.df)
+        with_voxels = any(statistic.name == "voxelwise" for statistic in self.statistics)
+        supply = self._supply(voxels.n_voxels) if with_voxels else None
+        rooms = self._rooms(voxels.n_voxels) if self.task.load.spatial else []
         maxima, done = np.empty(len(indices)), 0
         if (resumed := keeper.resumed()) is not None:
             done = int(resumed["done"])
             maxima[:done] = resumed["maxima"]
             voxels.go_on(resumed["counts"])
             for name, scored in spatial.items():
-                scored.go_on(resumed[f"{name}_maxima"], resumed.get(f"{name}_counts"))
+                scored.go_on(resumed, name)
+            if supply is not None:
+                supply.go_on(resumed["contributions"])
             finish(done)
 
         def state() -> State:
@@ -102,54 +123,81 @@ class ContrastTest:
                 "done": np.array(done),
                 "maxima": maxima[:done],
                 "counts": voxels.counts,
+                **({} if supply is None else {"contributions": supply.counts}),
                 **{k: v for name, scored in spatial.items() for k, v in scored.state(name)},
             }
 
         at_a_time = sum(map(len, rooms)) or SHUFFLE_TILE
         for batch in cut(range(indices.start + done, indices.stop), at_a_time):
             place = slice(batch.start - indices.start, batch.stop - indices.start)
-            maps = _filling(rooms, len(batch))
+            maps = filling(rooms, len(batch))
             maxima[place] = voxels.sweep(batch, maps, finish)
-            for scored in spatial.values():
+            if supply is not None:
                 for some in maps:
-                    scored.add(some)
+                    supply.add_values(some)
+            self._score(voxels, spatial, maps)
             done = place.stop
             keeper.offer(state, last=done == len(indices))
         return [
-            self._voxelwise(voxels, maxima, voxels.limits, voxels.counts)
-            if name == "voxelwise"
-            else self._of_scores(voxels, name, spatial[name])
-            for name in [statistic.name for statistic in self.statistics]
+            self._voxelwise(voxels, maxima, voxels.limits, voxels.counts, supply)
+            if statistic.name == "voxelwise"
+            else self._of_scores(voxels, statistic, spatial[statistic.name])
+            for statistic in self.statistics
         ]
 
-    def scored(self, observed: NDArray[np.float32], df: float | None) -> dict[str, Scored]:
+    def _score(self, voxels: Swept, spatial: dict[str, Scored], maps: Sequence[Array]) -> None:
+        """Let every statistic see the maps of a batch: those of F first, the others their z."""
+        of_f = {statistic.name for statistic in self.statistics if looks_at_f(statistic)}
+        for on_f in (True, False):
+            for name, scored in spatial.items():
+                if (name in of_f) is on_f:
+                    for some in maps:
+                        scored.add(some)
+            if on_f:
+                voxels.to_compared(maps)
+
+    def scored(
+        self, observed: NDArray[np.float32], f: NDArray[np.float32], df: float | None
+    ) -> dict[str, Scored]:
         """Prepare every statistic but the voxels' own value, given the observed map.
 
         Parameters
         ----------
         observed
             The observed map, ``(n_voxels,)``.
+        f
+            The same as F, for what looks at that.
         df
             Of maps of t; None where maps are z.
         """
         peak = float(np.abs(observed).max() if self.two_sided else observed.max())
         kind = MapKind(self.task.contrast.statistic, df, self.two_sided, peak)
-        enhancers = {s.name: s.enhancer(self.engine, self.maps.grid, kind) for s in self.statistics}
-        return {
-            name: Scored(self.engine, enhancer, observed, self.two_sided, self.uncorrected)
-            for name, enhancer in enhancers.items()
-            if enhancer is not None
-        }
+        prepared = {}
+        for one in self.statistics:
+            seen = f if looks_at_f(one) else observed
+            if (enhancer := one.enhancer(self.engine, self.maps.grid, kind)) is not None:
+                prepared[one.name] = Scored(
+                    self.engine,
+                    enhancer,
+                    seen,
+                    self.two_sided,
+                    self.uncorrected,
+                    self._supply(observed.size),
+                )
+        return prepared
+
+    def _supply(self, n_voxels: int) -> Contributions | None:
+        """Return what counts the voxels that supply maxima; None if that was not asked for."""
+        if not self.null_contributions:
+            return None
+        return Contributions(self.engine, n_voxels, self.two_sided)
 
     def _rooms(self, n_voxels: int) -> list[Array]:
         """Return room for the maps of a batch: as many as pay off, or as were planned."""
         most, plan = len(self.task.indices), self.task.plan
         if not plan or not plan.maps:
             return [self.engine.empty_maps(most, n_voxels)]
-        rooms: list[Array] = []
-        while (missing := min(most, plan.maps) - sum(map(len, rooms))) > 0:
-            rooms.append(self.engine.empty_maps(missing, n_voxels))
-        return rooms
+        return rooms_for(self.engine, min(most, plan.maps), n_voxels)
 
     def _voxelwise(
         self,
@@ -157,13 +205,13 @@ class ContrastTest:
         maxima: NDArray[np.float64],
         limits: NDArray[np.float64],
         counts: NDArray[np.int64],
+        supply: Contributions | None = None,
     ) -> Outcome:
         """Collect what was found of the voxels' own values."""
-        reported = self.reported
         return Outcome(
             statistic="voxelwise",
             contrast=self.task.contrast,
-            observed=reported.z if voxels.scale == "z" else reported.statistic,
+            observed=self._reported_as(voxels.scale),
             limits=limits,
             indices=self.task.indices,
             n_shuffles=self.task.shuffles.n_shuffles,
@@ -172,15 +220,24 @@ class ContrastTest:
             null_maxima=voxels.null_maxima(maxima),
             counts=counts,
             scale=voxels.scale,
+            null_contributions=None if supply is None else supply.counts,
         )
 
-    def _of_scores(self, voxels: Swept, name: str, scored: Scored) -> Outcome:
-        """Collect what was found of a spatial statistic."""
+    def _reported_as(self, scale: Scale) -> NDArray[np.float64]:
+        """Return the reported map in the scale in which maps are compared, ``(n_voxels,)``."""
         reported = self.reported
-        observed = reported.z if voxels.df is None else reported.statistic
+        if scale == "pseudo-t" and self.blur is not None:
+            return np.asarray(reported.effect / np.sqrt(self.blur(reported.variance)))
+        return reported.z if scale == "z" else reported.statistic
+
+    def _of_scores(self, voxels: Swept, statistic: Statistic, scored: Scored) -> Outcome:
+        """Collect what was found of a spatial statistic."""
+        as_it_is = voxels.df is not None or looks_at_f(statistic)
+        observed = self._reported_as(voxels.scale if as_it_is else "z")
         maxima, counts = scored.found(len(self.task.indices))
+        supply = scored.contributions
         return Outcome(
-            statistic=name,
+            statistic=statistic.name,
             contrast=self.task.contrast,
             observed=scored.scores(observed.astype(np.float32)),
             limits=scored.limits,
@@ -190,11 +247,5 @@ class ContrastTest:
             maxima=maxima,
             null_maxima=maxima,
             counts=counts,
+            null_contributions=None if supply is None else supply.counts,
         )
-
-
-def _filling(rooms: Sequence[Array], n_maps: int) -> list[Array]:
-    """Return the front of some rooms, as many maps as are wanted."""
-    starts = np.cumsum([0, *map(len, rooms)])
-    cuts = zip(rooms, starts[:-1].tolist(), strict=True)
-    return [room[: n_maps - start] for room, start in cuts if start < n_maps]

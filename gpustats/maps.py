@@ -48,7 +48,7 @@ class Maps:
     dropped
         How many voxels left the mask, by reason.
     missing
-        Which subjects each voxel lacks, from `find_patterns`; None if none lacks any.
+        Which subjects each voxel lacks, from ``find_patterns``; None if none lacks any.
 
     Raises
     ------

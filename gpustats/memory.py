@@ -76,6 +76,10 @@ class Load:
         Rows of each shuffle.
     shuffles
         The range of shuffles to compute.
+    maps_per_shuffle
+        How many maps are held of each shuffle, where any are.
+    smoothing_bytes
+        What a thread takes to smooth variances.
     """
 
     n_voxels: int
@@ -86,6 +90,8 @@ class Load:
     spatial: bool = False
     n_rows: int = 1
     shuffles: range = range(0)
+    maps_per_shuffle: int = 1
+    smoothing_bytes: int = 0
 
     @property
     def fixed_bytes(self) -> int:
@@ -94,7 +100,8 @@ class Load:
         per_voxel = PER_VOXEL + 16 * (self.rank + 1)
         per_voxel += self.n_contrasts * (PER_CONTRAST + PER_STATISTIC * self.n_statistics)
         per_voxel += SCRATCH * n_cores() if self.spatial else 0
-        return per_voxel * self.n_voxels + WORKING + WORKING_PER_CORE * n_cores()
+        per_core = WORKING_PER_CORE + self.smoothing_bytes
+        return per_voxel * self.n_voxels + WORKING + per_core * n_cores()
 
     @property
     def tile_bytes(self) -> int:
@@ -214,7 +221,8 @@ def _by_blocks(
     block = min(block, -(-load.n_voxels // step) * step)
     n_blocks = -(-load.n_voxels // block)
     # the first pass of a test of maps is for the observed one
-    passes = 1 if n_blocks == 1 or not maps else 1 + len(cut(load.shuffles, maps))
+    several = n_blocks > 1 and maps
+    passes = load.maps_per_shuffle * (1 + len(cut(load.shuffles, maps))) if several else 1
     n_bytes = passes * 4 * load.n_voxels * load.n_subjects
     peak = fixed + block * per_voxel
     return Plan(block, n_blocks, maps if n_blocks > 1 else 0, keeps_rows, passes, n_bytes, peak)
@@ -224,7 +232,7 @@ def _by_batches(engine: Engine, load: Load, per_voxel: int, budget: int) -> Plan
     """Keep all data if that is possible; else hold as many maps as go beside smaller blocks."""
     step = engine.voxel_tile()
     per_voxel += 4 * SHUFFLE_TILE  # the part of maps that a block is about
-    per_map = 4 * load.n_voxels
+    per_map = 4 * load.n_voxels * load.maps_per_shuffle
     few = min(SHUFFLE_TILE, len(load.shuffles))
     whole = -(-load.n_voxels // step) * step * per_voxel + few * per_map + load.tile_bytes
     left = budget - load.fixed_bytes

@@ -17,6 +17,9 @@ from gpustats.outcomes import Inference, Outcome
 ENGINE = "engine"
 """The part of a fingerprint that names the device and the libraries of its products."""
 
+COUNTED = ("counts", "null_contributions")
+"""The counts of an outcome, which add up where they were asked for."""
+
 
 def merge(inferences: Iterable[Inference], *, allow_mixed: bool = False) -> Inference:
     """Put results of different ranges of shuffles together.
@@ -132,7 +135,7 @@ class OutcomeSum:
     def __init__(self) -> None:
         self.pieces: list[_Piece] = []
         self.first: Outcome | None = None
-        self.counts: NDArray[np.int64] | None = None
+        self.sums: dict[str, NDArray[np.int64]] = {}
 
     def add(self, outcome: Outcome, name: str) -> None:
         """Take the outcome of a range of shuffles; its name is for messages.
@@ -149,13 +152,10 @@ class OutcomeSum:
         for before, after in pairwise(near):
             _check_apart(before, after)
         self.pieces.insert(place, piece)
-        if self.first is None:
-            self.first = outcome
-            self.counts = None if outcome.counts is None else outcome.counts.copy()
-            return
-        if self.counts is not None and outcome.counts is not None:
-            self.counts += outcome.counts
-        if start < self.first.indices.start:
+        for which in COUNTED:
+            if (counts := getattr(outcome, which)) is not None:
+                self.sums[which] = self.sums.get(which, 0) + counts
+        if self.first is None or start < self.first.indices.start:
             self.first = outcome
 
     def whole(self) -> Outcome:
@@ -179,7 +179,8 @@ class OutcomeSum:
             indices=range(self.pieces[0].start, self.pieces[-1].stop),
             maxima=np.concatenate([piece.maxima for piece in self.pieces]),
             null_maxima=np.concatenate([piece.null_maxima for piece in self.pieces]),
-            counts=self.counts,
+            counts=self.sums.get("counts"),
+            null_contributions=self.sums.get("null_contributions"),
         )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from numbers import Real
 from pathlib import Path
@@ -17,11 +16,11 @@ from numpy.typing import NDArray
 from gpustats import images
 from gpustats.bids import write_dataset_description
 from gpustats.contrast_maps import ContrastMaps
-from gpustats.findings import Finding, find
 from gpustats.fits import Fit
 from gpustats.outputs import Pictures, contrast_images, result_folder, save_images, write_json
-from gpustats.pictures import design_picture, drawing, require_nilearn
-from gpustats.report import GroupModel, Report, build_report, make_glm_report
+from gpustats.pictures import drawing, require_nilearn
+from gpustats.report import GroupModel, make_glm_report
+from gpustats.tables import Clusters, surviving_clusters
 from gpustats.thresholding import ThresholdRule
 
 logger = logging.getLogger("gpustats")
@@ -31,9 +30,6 @@ LEVEL = "group"
 
 OF_NILEARN = ("effect", "variance", "t", "F", "z", "p")
 """Maps of a contrast that nilearn writes, by the label of ``stat``."""
-
-OF_REPORT = ("title", "bg_img", "min_distance", "plot_type", "cut_coords", "display_mode")
-"""Options that only say how the report looks."""
 
 WORDS = {"-": " Minus ", "+": " Plus ", ">": " Gt ", "<": " Lt ", "_": " "}
 
@@ -52,13 +48,29 @@ class SecondLevel(GroupModel, Protocol):
         ...
 
 
+class _Found(NamedTuple):
+    """What a threshold left of a contrast, and what the threshold was."""
+
+    rule: ThresholdRule
+    min_distance: float
+    height: float
+    thresholded: NDArray[np.float64]
+    clusters: Clusters
+
+    @classmethod
+    def of(cls, maps: ContrastMaps, rule: ThresholdRule, min_distance: float) -> _Found:
+        """Apply a threshold to a contrast."""
+        rule = rule.for_statistic(maps.contrast.statistic)
+        found = surviving_clusters(maps.z, maps.grid, rule, min_distance)
+        return cls(rule, min_distance, *found)
+
+
 class _Told(NamedTuple):
     """What is written of a model: its fit, its contrasts by name, and what was found of each."""
 
     fit: Fit
-    rule: ThresholdRule
     results: dict[str, ContrastMaps]
-    findings: dict[str, Finding]
+    findings: dict[str, _Found]
 
 
 def save_glm_to_bids(
@@ -138,16 +150,20 @@ def save_glm_to_bids(
         for name, definition in named.items()
     }
     findings = {
-        name: find(name, maps, rule, chosen["min_distance"]) for name, maps in results.items()
+        name: _Found.of(maps, rule, chosen["min_distance"]) for name, maps in results.items()
     }
-    told = _Told(model.fit_for(first_level_contrast), rule, results, findings)
+    told = _Told(model.fit_for(first_level_contrast), results, findings)
     start = f"{prefix}_" if prefix and not prefix.endswith("_") else prefix or ""
     out_dir = Path(out_dir)
     with result_folder(out_dir / LEVEL) as folder:
         _write_model(folder, start, told.fit, model.parameters())
         for name in results:
             _write_contrast(folder, start, name, told)
-        _write_pictures(folder, start, told, model.parameters(), chosen)
+        if _can_draw():
+            _write_pictures(folder, start, told)
+            tested = {name: maps.contrast for name, maps in results.items()}
+            page = make_glm_report(model, tested, first_level_contrast, **chosen)
+            page.save_as_html(folder / f"{start}report.html")
     with result_folder(out_dir) as folder:
         write_dataset_description(folder, out_dir, "A second-level model of gpustats.")
     return model
@@ -258,7 +274,7 @@ def _write_contrast(folder: Path, start: str, name: str, told: _Told) -> None:
     write_json(folder / f"{prefix}_clusters.json", _threshold_words(finding))
 
 
-def _threshold_words(finding: Finding) -> dict[str, Any]:
+def _threshold_words(finding: _Found) -> dict[str, Any]:
     """Say what a threshold was, in nilearn's words."""
     rule, height = finding.rule, round(finding.height, 3)
     chosen = (
@@ -277,22 +293,22 @@ def _threshold_words(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _write_pictures(
-    folder: Path,
-    start: str,
-    told: _Told,
-    parameters: Mapping[str, str],
-    chosen: Mapping[str, Any],
-) -> None:
-    """Draw design and contrasts, and write the report, where the packages for that are."""
+def _can_draw() -> bool:
+    """Tell whether the packages of reports are there; say so if not."""
     try:
         require_nilearn()
     except ImportError as error:
         logger.warning("no pictures and no report.html: %s", error)
-        return
+        return False
+    return True
+
+
+def _write_pictures(folder: Path, start: str, told: _Told) -> None:
+    """Draw the design and the contrasts."""
     design = told.fit.design
-    encoded = design_picture(design).partition(",")[2]
-    (folder / f"{start}design.png").write_bytes(b64decode(encoded))
+    largest = np.abs(design.matrix).max(axis=0)
+    scaled = design.matrix / np.where(largest > 0, largest, 1)
+    _draw(folder / f"{start}design.png", scaled, design.columns, [])
     varying = np.flatnonzero(np.ptp(design.matrix, axis=0) > 0)
     if varying.size:
         columns = [design.columns[column] for column in varying]
@@ -302,24 +318,17 @@ def _write_pictures(
         path = folder / f"{start}contrast-{label_of(name)}_design.png"
         rows = [name, *[""] * (len(maps.contrast.weights) - 1)]
         _draw(path, maps.contrast.weights, design.columns, rows)
-    page: Report = build_report(
-        told.fit,
-        told.results,
-        told.rule,
-        parameters=parameters,
-        **{name: chosen[name] for name in OF_REPORT},
-    ).resize(*chosen["report_dims"])
-    page.save_as_html(folder / f"{start}report.html")
 
 
 def _draw(path: Path, matrix: NDArray[np.float64], columns: Any, rows: Any) -> None:
-    """Draw a matrix with the names of its columns and rows, its zeros white."""
+    """Draw a matrix with the names of its columns and, if any, rows; its zeros are white."""
     largest = float(np.abs(matrix).max())
     with drawing() as library:
-        size = 2.6 + 0.45 * matrix.shape[1], 1.8 + 0.45 * matrix.shape[0]
+        size = min(2.6 + 0.45 * matrix.shape[1], 12.0), min(1.8 + 0.45 * matrix.shape[0], 7.0)
         figure = library.matplotlib.figure.Figure(size, layout="constrained")
         axes = figure.add_subplot()
-        picture = axes.imshow(matrix, "RdBu_r", vmin=-largest, vmax=largest, interpolation="none")
+        limits = {"vmin": -largest, "vmax": largest}
+        picture = axes.imshow(matrix, "RdBu_r", aspect="auto", interpolation="none", **limits)
         axes.xaxis.tick_top()
         named = {"parse_math": False}
         axes.set_xticks(range(len(columns)), columns, rotation=40, ha="left", **named)

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 
 from gpustats import images
-from gpustats.enhancements import ClusterExtent, ClusterMass, Statistic, Tfce, Voxelwise
+from gpustats.enhancements import ClusterExtent, ClusterMass, Statistic, Voxelwise
 from gpustats.inference import permutation_test
 from gpustats.maps import Missing
 from gpustats.outcomes import Inference
 from gpustats.second_level import SecondLevelModel
 from gpustats.subjects import join_columns, read_table
+from gpustats.tfce import Tfce
 
 NAMES = {"cluster_extent": "size", "cluster_mass": "mass", "tfce": "tfce"}
 """Names of statistics, and nilearn's for them."""

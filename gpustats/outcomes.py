@@ -26,12 +26,13 @@ class Outcome:
     Parameters
     ----------
     statistic
-        Its name: ``"voxelwise"``, ``"cluster_extent"``, ``"cluster_mass"`` or ``"tfce"``.
+        Its name: ``"voxelwise"``, ``"cluster_extent"``, ``"cluster_mass"``, ``"tfce"`` or
+        ``"true_discoveries"``.
     contrast
         What was tested.
     observed
-        ``(n_voxels,)``: t or F (their z, says ``scale``), or the score of each voxel, with the sign
-        of its side.
+        ``(n_voxels,)``: t or F (their z or the pseudo-t, says ``scale``), or the score of each
+        voxel, with the sign of its side.
     limits
         ``(n_voxels,)``: what a value under a shuffle must reach to be no smaller than the observed
         one, in the unit of ``maxima``.
@@ -49,8 +50,12 @@ class Outcome:
         ``(n_voxels,)`` int64: how many of the shuffles reach the limit of each voxel, or None if
         that was not counted.
     scale
-        What values of voxels are given as: ``"statistic"``, or ``"z"`` where degrees of freedom
-        differ because voxels lack subjects.
+        What values of voxels are given as: ``"statistic"``, ``"z"`` where degrees of freedom
+        differ because voxels lack subjects, or ``"pseudo-t"`` where variances are smoothed.
+    null_contributions
+        ``(n_voxels,)`` int64: how many of the shuffles have their maximum at each voxel, ties
+        included: at all voxels of the winning cluster, at the voxels whose ranks make the largest
+        value of `TrueDiscoveries`. None if that was not counted.
     """
 
     statistic: str
@@ -64,6 +69,7 @@ class Outcome:
     null_maxima: NDArray[np.float64]
     counts: NDArray[np.int64] | None
     scale: Scale = "statistic"
+    null_contributions: NDArray[np.int64] | None = None
 
     @property
     def is_complete(self) -> bool:

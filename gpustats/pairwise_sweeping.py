@@ -142,6 +142,7 @@ class Pairwise:
         members = [self._member(maps, part) for part in parts]
         self.members = [member for member, _ in members]
         self.observed = self._together([first for _, first in members]).astype(np.float32)
+        self.observed_statistic = self.observed
 
     def _member(self, maps: Maps, part: Part) -> tuple[_Member, NDArray[np.float32]]:
         """Prepare the voxels of a part; return them and the values of shuffle 0."""
@@ -207,6 +208,9 @@ class Pairwise:
                 self._fill(target, groups)
             finish(len(part))
         return np.concatenate(maxima)
+
+    def to_compared(self, maps: Sequence[Array]) -> None:
+        """Leave maps as they are: they were filled with z."""
 
     def null_maxima(self, maxima: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the maxima: they are z."""

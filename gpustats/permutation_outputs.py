@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from gpustats import images
-from gpustats.atlases import Atlas
+from gpustats import images, simes
+from gpustats.atlases import Atlas, with_distinct_names
 from gpustats.bids import write_dataset_description, write_sidecars
-from gpustats.cluster_facts import TableChoices, describe_clusters
+from gpustats.cluster_facts import PERMUTATION, TableChoices, describe_clusters
 from gpustats.contrast_maps import ContrastMaps
 from gpustats.environment import versions
 from gpustats.extra_maps import ExtraMap, ExtraMaps
@@ -37,6 +37,7 @@ from gpustats.outputs import (
 from gpustats.spaces import Grid
 from gpustats.tables import clusters_at
 from gpustats.thresholding import ThresholdRule
+from gpustats.true_discoveries import Discoveries, check_rate, permutation_true_discoveries
 
 USUAL_ALPHA = 0.05
 """The error rate whose threshold is written down whatever was asked for."""
@@ -92,7 +93,9 @@ def save_maps(
     cluster_threshold: int = 0,
     connectivity: int = 6,
     min_distance: float = 8.0,
+    true_discovery_alpha: float = 0.05,
     atlases: Sequence[Atlas] = (),
+    extra_maps: ExtraMaps = ONLY_THE_USUAL,
 ) -> None:
     """Write a permutation test as NIfTI maps, tables and a JSON, whole or not at all.
 
@@ -107,22 +110,27 @@ def save_maps(
     cluster_threshold, connectivity, min_distance
         Least number of voxels of a cluster, which voxels touch, and least distance of sub-peaks
         in mm.
+    true_discovery_alpha
+        The probability that any true-discovery proportion in the table is too large.
     atlases
-        Where the names of places in the table come from; see `gpustats.atlases.load_atlas`.
+        Where the names of places in the table come from; see `gpustats.load_atlas`.
+    extra_maps
+        Which maps to write besides the usual ones: effect sizes, intervals, other forms of p.
 
     Raises
     ------
     ValueError
-        If shuffles are missing, or a number is not in its unit.
+        If shuffles are missing, a number is not in its unit, or two atlases have one name.
     OSError
         If the folder cannot be written to.
     """
+    check_rate(true_discovery_alpha)
+    table = TableChoices(min_distance, true_discovery_alpha, with_distinct_names(atlases))
     two_sided = any(outcome.two_sided for outcome in inference.outcomes)
     rule = ThresholdRule(alpha, None, None, cluster_threshold, two_sided, connectivity)
     folder = Path(folder)
     with result_folder(folder) as partial:
-        table = TableChoices(min_distance, atlases=tuple(atlases))
-        contrasts = write_inference(partial, inference, rule, table)
+        contrasts = write_inference(partial, inference, rule, table, extra_maps)
         write_sidecars(partial, contrasts, [])
         write_dataset_description(partial, folder, "gpustats: a permutation test of a group model")
         summary = {
@@ -158,11 +166,13 @@ def _write_contrast(
     further_pictures, described = extra_images(maps, further)
     pictures |= further_pictures
     save_images(folder, pictures)
+    labels = clusters.labels[grid.mask]
     facts = describe_clusters(
         clusters,
         maps,
         {outcome.statistic: p for outcome, p in zip(outcomes, corrected, strict=True)},
-        parametric_proportions(maps, clusters, rule.two_sided, table),
+        parametric_proportions(maps, clusters, rule.two_sided, table)
+        | _proportions(outcomes, labels, table.true_discovery_alpha),
         table.atlases,
     )
     tables = [write_clusters(folder, maps, facts)]
@@ -194,6 +204,16 @@ def _write_contrast(
     }
 
 
+def _proportions(
+    outcomes: Sequence[Outcome], labels: NDArray[np.int32], alpha: float
+) -> dict[str, Discoveries]:
+    """Bound the discoveries of clusters if `TrueDiscoveries` was among the statistics."""
+    for outcome in outcomes:
+        if outcome.statistic == simes.NAME:
+            return {PERMUTATION: permutation_true_discoveries(outcome, labels, alpha)}
+    return {}
+
+
 def _images(outcome: Outcome, p_corrected: NDArray[np.float64], grid: Grid) -> Pictures:
     """Return the images of a statistic's scores and p by file; p is 1 outside the mask."""
     prefix = f"contrast-{outcome.contrast.label}"
@@ -209,9 +229,18 @@ def _images(outcome: Outcome, p_corrected: NDArray[np.float64], grid: Grid) -> P
         )
         for kind, p in p_maps.items()
     }
-    if outcome.statistic != "voxelwise":
+    if outcome.null_contributions is not None:
+        counts = grid.unmask(outcome.null_contributions)
+        pictures[f"{prefix}_desc-{label}nullcontributions_statmap.nii.gz"] = (
+            images.to_image(counts, grid.affine, outcome.contrast.name),
+            np.int32,
+        )
+    # t, F and their z are the fit's maps
+    fitted = outcome.statistic == "voxelwise" and outcome.scale != "pseudo-t"
+    if not fitted:
         score = images.unmask(outcome.observed, grid, outcome.contrast.name)
-        pictures[f"{prefix}_stat-{label}_statmap.nii.gz"] = (score, np.float32)
+        its_label = "pseudot" if outcome.scale == "pseudo-t" else label
+        pictures[f"{prefix}_stat-{its_label}_statmap.nii.gz"] = (score, np.float32)
     return pictures
 
 

@@ -13,12 +13,13 @@ from gpustats.cohort import Cohort
 from gpustats.contrasts import Contrast
 from gpustats.design import Design
 from gpustats.engines import Engine, Form
-from gpustats.enhancements import ClusterExtent, ClusterMass, MapKind, Statistic
+from gpustats.enhancements import ClusterExtent, ClusterMass, MapKind, Statistic, looks_at_f
 from gpustats.exchangeability import BlockExchange
 from gpustats.maps import Maps
 from gpustats.memory import Load, Plan, streamed
 from gpustats.partition import SCHEMES, Partition, Projection, Scheme, partition, projection
 from gpustats.shuffles import Shard, Shuffles
+from gpustats.smoothing import Blur, check_sigma
 from gpustats.stored import StoredMaps
 
 logger = logging.getLogger("gpustats")
@@ -44,6 +45,8 @@ class Task:
         What there is to go through.
     plan
         How to go through data on disk.
+    variance_smoothing_mm
+        Standard deviation of the Gaussian that smooths variances, if any does.
     """
 
     contrast: Contrast
@@ -54,6 +57,7 @@ class Task:
     indices: range
     load: Load
     plan: Plan | None = None
+    variance_smoothing_mm: float | None = None
 
     @property
     def form(self) -> Form:
@@ -81,6 +85,8 @@ class Choices:
     errors: str
     scheme: Scheme
     uncorrected: bool
+    null_contributions: bool = False
+    variance_smoothing_mm: float | None = None
 
     def as_settings(self) -> dict[str, Any]:
         """Return what is kept of it, whichever range of shuffles is computed."""
@@ -91,6 +97,8 @@ class Choices:
             "errors": self.errors,
             "two_sided": self.two_sided is not False,
             "uncorrected": self.uncorrected,
+            "null_contributions": self.null_contributions,
+            "variance_smoothing_mm": self.variance_smoothing_mm,
             "statistics": [repr(statistic) for statistic in self.statistics],
         }
 
@@ -112,13 +120,19 @@ class Choices:
         all_complete = not isinstance(maps, Maps) or maps.missing is None
         df = design.df if all_complete else None
         check_options(contrasts, self.statistics, self.two_sided, self.scheme, df)
+        sigma_mm = self.variance_smoothing_mm
+        if sigma_mm is not None:
+            check_smoothing(sigma_mm, contrasts, df)
         load = Load(
             maps.n_voxels,
             maps.n_subjects,
             design.rank,
             len(contrasts),
             len(self.statistics),
-            spatial=any(statistic.name != "voxelwise" for statistic in self.statistics),
+            spatial=self.null_contributions
+            or sigma_mm is not None
+            or any(statistic.name != "voxelwise" for statistic in self.statistics),
+            smoothing_bytes=0 if sigma_mm is None else Blur(maps.grid, sigma_mm).working_bytes,
         )
         tasks = []
         for one in contrasts:
@@ -127,10 +141,13 @@ class Choices:
             logger.info("%s: %s", one.name, drawn.describe())
             rule = projection(parts, self.scheme, drawn.unmoved)
             indices = shuffle_range(self.shuffles, drawn.n_shuffles)
-            its_load = replace(load, n_rows=rule.n_rows, shuffles=indices)
+            # of t, and of what a nuisance that is fitted again explains
+            n_maps = 1 if sigma_mm is None or rule.n_rows == rule.n_tested else 2
+            its_load = replace(load, n_rows=rule.n_rows, shuffles=indices, maps_per_shuffle=n_maps)
             plan = None if isinstance(maps, Maps) else streamed(engine, its_load, budget)
             both_tails = counts_both_tails(one, self.two_sided)
-            tasks.append(Task(one, drawn, self.scheme, rule, both_tails, indices, its_load, plan))
+            choices = drawn, self.scheme, rule, both_tails, indices
+            tasks.append(Task(one, *choices, its_load, plan, sigma_mm))
         for task in tasks:
             if task.plan is not None:
                 logger.info("plan of %s: %s", task.contrast.name, task.plan.describe())
@@ -215,6 +232,11 @@ def check_options(
         raise ValueError(f"statistics must be one or more, each kind once; got {names}")
     if scheme not in SCHEMES:
         raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, got {scheme!r}")
+    if df is None and any(map(looks_at_f, statistics)):
+        raise ValueError(
+            "F of unequal degrees of freedom is compared as z; give threshold_z or threshold_p, "
+            "not threshold_f, where voxels lack subjects"
+        )
     for contrast in contrasts:
         if contrast.statistic == "F" and two_sided:
             raise ValueError(f"contrast {contrast.name!r} is an F contrast, which has one tail")
@@ -223,6 +245,24 @@ def check_options(
         for statistic in statistics:
             if isinstance(statistic, ClusterExtent | ClusterMass):
                 statistic.height(kind)
+
+
+def check_smoothing(
+    variance_smoothing_mm: float, contrasts: Iterable[Contrast], df: float | None
+) -> None:
+    """Refuse to smooth variances where that is not what it says; ``df`` as of `check_options`."""
+    check_sigma(variance_smoothing_mm)
+    if df is None:
+        raise ValueError(
+            "variance_smoothing_mm needs data of every subject at every voxel, got voxels that "
+            "lack subjects; load the maps without missing='pairwise', or leave it out"
+        )
+    for contrast in contrasts:
+        if contrast.statistic == "F":
+            raise ValueError(
+                f"variance_smoothing_mm smooths the variance of t, and contrast {contrast.name!r} "
+                "is an F contrast (FSL's -v leaves F as it is, too); test it by itself, without"
+            )
 
 
 def counts_both_tails(contrast: Contrast, two_sided: bool | None) -> bool:

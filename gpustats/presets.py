@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-from gpustats.enhancements import ClusterExtent, ClusterMass, Statistic, Tfce, Voxelwise
+from gpustats.enhancements import ClusterExtent, ClusterMass, Statistic, Voxelwise
+from gpustats.tfce import Tfce
 
 
 class Conventions(NamedTuple):
@@ -22,11 +23,13 @@ class Conventions(NamedTuple):
     """Heights that TFCE sums up to a maximum; None integrates exactly."""
     own_levels: bool
     """Whether that is the maximum of every shuffle rather than the observed one."""
+    tfce_2d_connectivity: int | None = None
+    """Neighbours in TFCE of skeletons and surfaces, where the package has settings for these."""
 
 
 CONVENTIONS = {
-    "fsl": Conventions(26, 6, "full", "threshold_t", 100, False),
-    "palm": Conventions(26, 6, "full", "threshold_z", 100, False),
+    "fsl": Conventions(26, 6, "full", "threshold_t", 100, False, 26),
+    "palm": Conventions(26, 6, "full", "threshold_z", 100, False, 6),
     "nilearn": Conventions(6, 6, "above", "threshold_p", 100, True),
     "snpm": Conventions(18, 18, "above", "threshold_t", None, False),
     "mrtrix": Conventions(6, 6, "full", "threshold_t", None, False),
@@ -34,7 +37,13 @@ CONVENTIONS = {
 """Defaults of FSL's randomise, PALM, nilearn, SnPM and MRtrix3."""
 
 
-def compat(package: str, cluster_forming_threshold: float | None = None) -> tuple[Statistic, ...]:
+def compat(
+    package: str,
+    cluster_forming_threshold: float | None = None,
+    *,
+    statistic: Literal["t", "F"] = "t",
+    tfce_2d: bool = False,
+) -> tuple[Statistic, ...]:
     """Return the statistics of another package, with its conventions, for `permutation_test`.
 
     Parameters
@@ -42,8 +51,13 @@ def compat(package: str, cluster_forming_threshold: float | None = None) -> tupl
     package
         ``"fsl"``, ``"palm"``, ``"nilearn"``, ``"snpm"`` or ``"mrtrix"``.
     cluster_forming_threshold
-        In the unit of that package: t for FSL, SnPM and MRtrix, z for PALM, p for nilearn.
+        In the unit of that package: t or F for FSL, SnPM and MRtrix, z for PALM, p for nilearn.
         Without one there are no cluster statistics.
+    statistic
+        ``"t"`` or ``"F"``: what the contrasts are.
+    tfce_2d
+        Whether TFCE is that of FSL's ``--T2`` or PALM's ``-tfce2D``, for skeletons: H = 2,
+        E = 1, and 26 neighbours in FSL.
 
     Returns
     -------
@@ -53,13 +67,15 @@ def compat(package: str, cluster_forming_threshold: float | None = None) -> tupl
     Raises
     ------
     ValueError
-        If the package is none of these, or the threshold is not in its unit.
+        If the package is none of these or has no TFCE in 2D, or the threshold is not in its unit.
 
     Notes
     -----
     p-values follow this package's own rule whatever the conventions: rearrangements that are at
     least as extreme, the observed one included, over all. FSL and nilearn leave the distance of
-    the heights out of the TFCE sum. nilearn takes new heights for every rearrangement, so that
+    the heights out of the TFCE sum. FSL forms clusters of F on F itself and sums F to their mass,
+    but enhances its z by TFCE. It leaves voxels at the border of the image without TFCE; here they
+    have some. nilearn takes new heights for every rearrangement, so that
     its scores differ in scale between them; so do PALM's, which multiplies by the distance: its
     scores here have the heights of the observed map.
 
@@ -71,15 +87,22 @@ def compat(package: str, cluster_forming_threshold: float | None = None) -> tupl
     if package not in CONVENTIONS:
         raise ValueError(f"package must be one of {', '.join(CONVENTIONS)}, got {package!r}")
     rules = CONVENTIONS[package]
-    tfce = Tfce(
-        connectivity=rules.tfce_connectivity,
-        levels=rules.tfce_levels,
-        own_levels=rules.own_levels,
-    )
+    if statistic not in ("t", "F"):
+        raise ValueError(f"statistic must be 't' or 'F', got {statistic!r}")
+    if tfce_2d and rules.tfce_2d_connectivity is None:
+        raise ValueError(f"{package} has no settings of TFCE in 2D; FSL and PALM have")
+    levels: dict[str, Any] = {"levels": rules.tfce_levels, "own_levels": rules.own_levels}
+    if tfce_2d and rules.tfce_2d_connectivity is not None:
+        tfce = Tfce(extent=1, connectivity=rules.tfce_2d_connectivity, **levels)
+    else:
+        tfce = Tfce(connectivity=rules.tfce_connectivity, **levels)
     if cluster_forming_threshold is None:
         return Voxelwise(), tfce
+    unit = rules.threshold
+    if (unit, statistic) == ("threshold_t", "F"):
+        unit = "threshold_f"
     forming: dict[str, Any] = {
         "connectivity": rules.cluster_connectivity,
-        rules.threshold: cluster_forming_threshold,
+        unit: cluster_forming_threshold,
     }
     return Voxelwise(), tfce, ClusterExtent(**forming), ClusterMass(**forming, mass=rules.mass)

@@ -70,7 +70,7 @@ class Shuffles:
 
     Notes
     -----
-    Random shuffles take the words of `gpustats.philox.random_words` under ``seed`` and the
+    Random shuffles take the words of ``gpustats.philox.random_words`` under ``seed`` and the
     index of the shuffle. Sign units (subjects, or whole blocks in order of first appearance)
     are numbered from 0: unit ``s`` is flipped if bit ``s mod 32`` of output ``s div 32`` of
     stream 0 is 1. A permutation is the stable argsort of 64-bit keys inside every set of units

@@ -60,7 +60,7 @@ class Grid:
 
     @property
     def voxel_volume_mm3(self) -> float:
-        """Volume of one voxel in mm³: |det| of the affine, right for sheared grids too."""
+        """Volume of one voxel in mm³: ``|det|`` of the affine, right for sheared grids too."""
         x, y, z = self.affine[:3, :3].T
         return abs(float(x @ np.cross(y, z)))
 

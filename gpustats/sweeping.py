@@ -8,12 +8,13 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from gpustats.engines import SHUFFLE_TILE, Array
+from gpustats.engines import SHUFFLE_TILE, Array, Engine
 from gpustats.memory import cut
 from gpustats.planning import Task
 
-Scale: TypeAlias = Literal["statistic", "z"]
-"""What the values of voxels are compared as: t or F, or their z where degrees of freedom differ."""
+Scale: TypeAlias = Literal["statistic", "z", "pseudo-t"]
+"""What the values of voxels are compared as: t or F, their z where degrees of freedom differ, or
+the pseudo-t of a smoothed variance."""
 State: TypeAlias = Mapping[str, NDArray[Any]]
 """What is known between two steps of a test, by name."""
 Finish: TypeAlias = Callable[[float], None]
@@ -56,6 +57,11 @@ class Swept(Protocol):
         ...
 
     @property
+    def observed_statistic(self) -> NDArray[np.float32]:
+        """The same in the unit of the maps that `sweep` fills, ``(n_voxels,)``."""
+        ...
+
+    @property
     def limits(self) -> NDArray[np.float64]:
         """What a maximum must reach to be no smaller than the observed values, ``(n_voxels,)``."""
         ...
@@ -80,6 +86,10 @@ class Swept(Protocol):
         """
         ...
 
+    def to_compared(self, maps: Sequence[Array]) -> None:
+        """Turn maps that `sweep` filled into what spatial statistics look at: F into its z."""
+        ...
+
     def null_maxima(self, maxima: NDArray[np.float64]) -> NDArray[np.float64]:
         """Turn what `sweep` returned into the unit of ``scale``."""
         ...
@@ -96,3 +106,18 @@ def by_tiles(batch: range, maps: Sequence[Array]) -> list[tuple[range, Array | N
         found += [(part, some[part.start - start : part.stop - start]) for part in parts]
         start += len(some)
     return found
+
+
+def rooms_for(engine: Engine, n_maps: int, n_voxels: int) -> list[Array]:
+    """Return room for so many maps, in as few arrays as the engine makes of it."""
+    rooms: list[Array] = []
+    while (missing := n_maps - sum(map(len, rooms))) > 0:
+        rooms.append(engine.empty_maps(missing, n_voxels))
+    return rooms
+
+
+def filling(rooms: Sequence[Array], n_maps: int) -> list[Array]:
+    """Return the front of some rooms, as many maps as are wanted."""
+    starts = np.cumsum([0, *map(len, rooms)])
+    cuts = zip(rooms, starts[:-1].tolist(), strict=True)
+    return [room[: n_maps - start] for room, start in cuts if start < n_maps]

@@ -111,7 +111,7 @@ def get_clusters_table(
     Notes
     -----
     A peak is a voxel, or the centre of a plateau of equal voxels, that none of its 26 neighbours
-    in the cluster exceeds; sizes are multiples of the voxel volume |det(affine)|.
+    in the cluster exceeds; sizes are multiples of the voxel volume ``|det(affine)|``.
     """
     volume, affine = images.read_map(stat_img)
     clusters = find_clusters(

@@ -32,12 +32,12 @@ def counts_to_p(counts: ArrayLike, n_shuffles: int) -> Float64Array:
     Returns
     -------
     ndarray
-        counts / n_shuffles, the shape of `counts`, never 0.
+        counts / n_shuffles, the shape of ``counts``, never 0.
 
     Raises
     ------
     ValueError
-        If a count is not from 1 to `n_shuffles`.
+        If a count is not from 1 to ``n_shuffles``.
     """
     counts = np.asarray(counts)
     if counts.size and not (counts.min() >= 1 and counts.max() <= n_shuffles):
@@ -65,17 +65,17 @@ def empirical_p(
         ``(n_shuffles,)`` maxima, the identity's first; that one's value is not looked at.
     tolerance
         How far below the observed value a null value still ties with it, in the units of the
-        statistic: a number, or the shape of `observed`.
+        statistic: a number, or the shape of ``observed``.
 
     Returns
     -------
     ndarray
-        float64, the shape of `observed`; NaN where that is NaN.
+        float64, the shape of ``observed``; NaN where that is NaN.
 
     Raises
     ------
     ValueError
-        If `null` is empty, not 1-D or has NaN, or a tolerance is negative or not finite.
+        If ``null`` is empty, not 1-D or has NaN, or a tolerance is negative or not finite.
 
     References
     ----------
@@ -105,14 +105,14 @@ def threshold_for(null: ArrayLike, alpha: float) -> float | None:
     Returns
     -------
     float or None
-        The smallest float64 whose `empirical_p` is at most `alpha`, just above a null maximum:
+        The smallest float64 whose `empirical_p` is at most ``alpha``, just above a null maximum:
         round it up for whole numbers, and add a tolerance to it where one is used. None if no
         value can pass, as when ``n_shuffles < 1 / alpha``.
 
     Raises
     ------
     ValueError
-        If `alpha` is not in (0, 1), or `null` is empty, not 1-D or has NaN.
+        If ``alpha`` is not in (0, 1), or ``null`` is empty, not 1-D or has NaN.
 
     Examples
     --------
@@ -173,7 +173,7 @@ class Tail:
         Returns
         -------
         p : ndarray
-            float64, the shape of `observed`; never rises with it, never below `smallest_p`.
+            float64, the shape of ``observed``; never rises with it, never below `smallest_p`.
         fitted : ndarray
             Where the empirical p is below 0.10 and the value above the law's threshold: p is then
             the share of shuffles above the threshold times the law's survival.
@@ -223,7 +223,7 @@ def fit_tail(null: ArrayLike, method: TailMethod) -> Tail:
     Raises
     ------
     ValueError
-        If the method is unknown, or `null` is empty, not 1-D or has NaN.
+        If the method is unknown, or ``null`` is empty, not 1-D or has NaN.
 
     Notes
     -----

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from gpustats.archives import load_inference
-from gpustats.enhancements import ClusterExtent, ClusterMass, Tfce, Voxelwise
+from gpustats.enhancements import ClusterExtent, ClusterMass, Voxelwise
+from gpustats.tfce import Tfce
 
 RESULTS = "gpustats-results"
 ALL_FOUR = [
@@ -50,7 +51,8 @@ def check_files(outcome, grid, folder=RESULTS):
         uncorrected = volume(unc_name, folder)
         assert np.array_equal(uncorrected[grid.mask], outcome.p_uncorrected)
         assert (uncorrected[~grid.mask] == 1).all()
-    kind = outcome.contrast.statistic if outcome.statistic == "voxelwise" else label
+    of_voxels = "pseudot" if outcome.scale == "pseudo-t" else outcome.contrast.statistic
+    kind = of_voxels if outcome.statistic == "voxelwise" else label
     score = volume(f"{stem}_stat-{kind}_statmap.nii.gz", folder)
     assert np.array_equal(score[grid.mask], outcome.observed.astype(np.float32))
     null = pd.read_csv(Path(folder, f"{stem}_desc-{label}_nullmax.tsv"), sep="\t")

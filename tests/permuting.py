@@ -3,15 +3,18 @@
 import numpy as np
 
 from gpustats import checkpoints
-from gpustats.enhancements import ClusterExtent, ClusterMass, Tfce, Voxelwise
+from gpustats.enhancements import ClusterExtent, ClusterMass, Voxelwise
+from gpustats.simes import TrueDiscoveries
+from gpustats.tfce import Tfce
 
 EVERYTHING = (
     Voxelwise(),
     ClusterExtent(connectivity=26, threshold_t=1.5),
     ClusterMass(connectivity=18, threshold_p=0.1),
     Tfce(),
+    TrueDiscoveries(),
 )
-ARRAYS = ("observed", "limits", "maxima", "null_maxima", "counts")
+ARRAYS = ("observed", "limits", "maxima", "null_maxima", "counts", "null_contributions")
 CHECKPOINT = "contrast-1.checkpoint"
 """The file of the first contrast in a folder of checkpoints."""
 

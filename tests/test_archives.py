@@ -11,11 +11,12 @@ from simulate import make_maps
 
 from gpustats import Design
 from gpustats.archives import FORMAT, HEADER, load_inference, save_inference
-from gpustats.enhancements import ClusterMass, Tfce, Voxelwise
+from gpustats.enhancements import ClusterMass, Voxelwise
 from gpustats.inference import permutation_test
 from gpustats.merging import merge
+from gpustats.tfce import Tfce
 
-OUTCOME = ("observed", "limits", "maxima", "null_maxima", "counts")
+OUTCOME = ("observed", "limits", "maxima", "null_maxima", "counts", "null_contributions")
 MAPS = ("effect", "variance", "statistic", "z", "p")
 
 
@@ -70,7 +71,9 @@ def assert_equal_to_the_bit(one, other):
         assert bits(a.weights) == bits(b.weights)
 
 
-@pytest.mark.parametrize("options", [{}, {"uncorrected": True}, {"shuffles": range(7, 60)}])
+@pytest.mark.parametrize(
+    "options", [{}, {"uncorrected": True, "null_contributions": True}, {"shuffles": range(7, 60)}]
+)
 def test_a_result_comes_back_to_the_last_bit(tmp_path, options):
     saved = infer(**options)
     save_inference(saved, tmp_path / "result.npz")

@@ -12,9 +12,10 @@ from stores import make_store, memory_for
 
 from gpustats import Design, checkpoints, permutation_test, remove_checkpoint
 from gpustats.complete_sweeping import Complete
-from gpustats.enhancements import ClusterMass, Tfce, Voxelwise
+from gpustats.enhancements import ClusterMass, Voxelwise
 from gpustats.maps import Maps
 from gpustats.shuffles import Shard
+from gpustats.tfce import Tfce
 
 N = 12
 
@@ -37,6 +38,7 @@ def cohort(tmp_path, rng):
 
 CASES = {
     "voxels": {"contrast": "a", "n_permutations": 900},
+    "where voxels peak": {"contrast": "a", "n_permutations": 400, "null_contributions": True},
     "F of a shard": {"contrast": ["a", "b"], "n_permutations": 1500, "shuffles": Shard(2, 3)},
     "three contrasts": {"contrast": {"x": "a", "y": "b", "z": "c"}, "n_permutations": 300},
     "maps": {"contrast": "a", "n_permutations": 500, "statistics": EVERYTHING},
@@ -44,6 +46,7 @@ CASES = {
         "contrast": {"x": "a", "y": ["b", "c"]},
         "statistics": (Tfce(), Voxelwise(), ClusterMass(connectivity=6, threshold_p=0.1)),
         "uncorrected": True,
+        "null_contributions": True,
         "shuffles": range(100, 450),
     },
 }

@@ -20,12 +20,13 @@ from simulate import make_maps, save_group, save_mask
 
 from gpustats import Design, crew, distributed, stack_maps
 from gpustats.engines import SHUFFLE_TILE, cpu
-from gpustats.enhancements import ClusterMass, Tfce, Voxelwise
+from gpustats.enhancements import ClusterMass, Voxelwise
 from gpustats.environment import THREADS, n_cores, using_cores
 from gpustats.inference import permutation_test
 from gpustats.merging import merge
+from gpustats.tfce import Tfce
 
-ARRAYS = ("observed", "limits", "maxima", "null_maxima", "counts")
+ARRAYS = ("observed", "limits", "maxima", "null_maxima", "counts", "null_contributions")
 N_WORKERS = 2
 
 
@@ -67,6 +68,7 @@ def test_many_processes_give_the_bits_of_one(client, maps, table):
         "statistics": [Tfce(), Voxelwise(), ClusterMass(connectivity=18, threshold_z=1.5)],
         "n_permutations": 1000,
         "uncorrected": True,
+        "null_contributions": True,
         "device": "cpu",
     }
     for scheme in ("freedman-lane", "dekker"):
@@ -75,6 +77,10 @@ def test_many_processes_give_the_bits_of_one(client, maps, table):
         assert_same(one, spread)
         assert spread.fingerprint == one.fingerprint
         assert spread.settings == {**one.settings, "workers": N_WORKERS}
+    smoothing = {**options, "contrast": "age", "variance_smoothing_mm": 4.0}
+    assert_same(
+        permutation_test(maps, **smoothing), permutation_test(maps, **smoothing, client=client)
+    )
     # what is spread merges with what is not
     first = permutation_test(maps, **options, shuffles=range(250), client=client)
     assert_same(

@@ -11,9 +11,10 @@ from simulate import make_maps, volumes_of
 
 from gpustats import Cohort, Design, expectation, permutation_test, stack_maps
 from gpustats.engines import SHUFFLE_TILE, resolve
-from gpustats.enhancements import ClusterMass, Tfce, Voxelwise
+from gpustats.enhancements import ClusterMass, Voxelwise
 from gpustats.loop import ContrastTest
 from gpustats.memory import FITTED, Load
+from gpustats.tfce import Tfce
 
 N = 12
 SHAPE = (22, 24, 20)

@@ -255,7 +255,7 @@ def test_the_math_mode_comes_back_after_an_error(gpu):
 
     library, handle = cupy.cuda.cublas, cupy.cuda.device.get_cublas_handle()
     before = library.getMathMode(handle)
-    with pytest.raises(ZeroDivisionError), gpu._float32_products():
+    with pytest.raises(ZeroDivisionError), gpu.float32_products():
         1 / 0  # noqa: B018
     assert library.getMathMode(handle) == before
 

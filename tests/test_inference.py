@@ -12,10 +12,11 @@ from simulate import make_maps
 
 from gpustats import Design, DesignError
 from gpustats.engines import cpu as cpu_engine
-from gpustats.enhancements import ClusterExtent, ClusterMass, Tfce, Voxelwise
+from gpustats.enhancements import ClusterExtent, ClusterMass, Voxelwise
 from gpustats.inference import permutation_test
 from gpustats.maps import Maps
 from gpustats.shuffles import Shuffles
+from gpustats.tfce import Tfce
 
 NAMES = ("voxelwise", "cluster_extent", "cluster_mass", "tfce")
 

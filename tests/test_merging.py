@@ -33,7 +33,7 @@ def test_threads_and_batches_change_no_bit(covariate, monkeypatch):
     whole = covariate()
     for threads, map_bytes in ((1, 4 * 164 * 7), (2, 4 * 164), (3, 2**28)):
         monkeypatch.setattr("gpustats.engines.cpu.MAP_BYTES", map_bytes)
-        for module in ("cpu", "cpu_sweep", "cpu_spatial"):
+        for module in ("cpu", "cpu_ranks", "cpu_spatial", "cpu_sweep"):
             monkeypatch.setattr(f"gpustats.engines.{module}.n_threads", lambda n=threads: n)
         assert same(covariate(), whole)
 

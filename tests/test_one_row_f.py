@@ -10,9 +10,10 @@ from scipy import ndimage, stats
 from simulate import make_maps
 
 from gpustats import Design
-from gpustats.enhancements import ClusterExtent, Tfce, Voxelwise
+from gpustats.enhancements import ClusterExtent, Voxelwise
 from gpustats.inference import permutation_test
 from gpustats.shuffles import Shuffles
+from gpustats.tfce import Tfce
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ from permuting import StoppedError, same
 from simulate import make_incomplete, save_group, save_mask
 
 from gpustats import Design, fit, load_maps, merge, stack_maps
-from gpustats.enhancements import ClusterExtent, Tfce, Voxelwise
+from gpustats.enhancements import ClusterExtent, Voxelwise
 from gpustats.inference import permutation_test
 from gpustats.pairwise_sweeping import Pairwise
+from gpustats.tfce import Tfce
 
 EVERYTHING = (Voxelwise(), Tfce(), ClusterExtent(connectivity=6, threshold_z=1.0))
 

@@ -10,11 +10,12 @@ from scipy import stats
 from simulate import incomplete, make_incomplete, make_maps, volumes_of
 
 from gpustats import Design, load_inference, merge, non_parametric_inference, save_inference
-from gpustats.enhancements import ClusterExtent, Tfce, Voxelwise
+from gpustats.enhancements import ClusterExtent, Voxelwise
 from gpustats.inference import permutation_test
 from gpustats.maps import Maps
 from gpustats.shuffles import Shuffles
 from gpustats.simulation import simulate_maps
+from gpustats.tfce import Tfce
 
 EVERYTHING = (Voxelwise(), Tfce(), ClusterExtent(connectivity=6, threshold_z=1.0))
 NAMES = ("voxelwise", "tfce", "cluster_extent")

@@ -15,8 +15,9 @@ from simulate import make_maps, save_group, save_mask
 from gpustats.archives import load_inference
 from gpustats.cohort import Cohort
 from gpustats.design import Design
-from gpustats.enhancements import Tfce, Voxelwise
+from gpustats.enhancements import Voxelwise
 from gpustats.inference import permutation_test
+from gpustats.tfce import Tfce
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "slurm.sh"
 N_PARTS = 20

@@ -16,11 +16,13 @@ from stores import THREE_CHUNKS, memory_for
 from gpustats import Cohort, Design, fit, memory, permutation_test, stack_maps
 from gpustats.archives import load_inference
 from gpustats.engines import SHUFFLE_TILE, resolve
-from gpustats.enhancements import ClusterMass, Tfce, Voxelwise
+from gpustats.enhancements import ClusterMass, Voxelwise
 from gpustats.loop import ContrastTest
 from gpustats.memory import Load
 from gpustats.merging import merge
 from gpustats.shuffles import Shard
+from gpustats.smoothing import Blur
+from gpustats.tfce import Tfce
 
 N = 12
 OF_F = (Tfce(), Voxelwise(), ClusterMass(connectivity=18, threshold_p=0.1))
@@ -118,6 +120,8 @@ CASES = {
     "spatial, one-sided": ("age", {"statistics": EVERYTHING, "two_sided": False}),
     "spatial, F": (["age", "sex"], {"statistics": OF_F}),
     "counts": ("age", {"statistics": EVERYTHING, "uncorrected": True}),
+    "contributions": ("age", {"statistics": (Voxelwise(),), "null_contributions": True}),
+    "pseudo-t": ("age", {"statistics": (Tfce(), Voxelwise()), "variance_smoothing_mm": 5.0}),
     "own levels": ("age", {"statistics": (Tfce(levels=30, own_levels=True),)}),
     "two contrasts of maps": ({"a": "age", "s": "sex"}, {"statistics": (Tfce(),)}),
 }
@@ -142,15 +146,19 @@ def test_every_statistic_of_a_store_is_that_of_its_maps(
     n_shuffles = 200 if "statistics" not in options else 40
     expected = run(cohort.load(), n_permutations=n_shuffles)
     spatial = "statistics" in options
+    blur = Blur(cohort.grid, 5.0) if "variance_smoothing_mm" in options else None
+    maps_each = 2 if blur else 1
     size = budget(
         n_tiles,
         spatial=spatial,
+        maps_per_shuffle=maps_each,
+        smoothing_bytes=blur.working_bytes if blur else 0,
         n_rows=1 if options.get("scheme") == "dekker" else 3,
         n_contrasts=2 if "two" in case else 1,
         n_statistics=len(options.get("statistics", "1")),
     )
     # some maps beside the blocks, or all of them
-    size += 4 * cohort.n_voxels * (n_shuffles if n_tiles == 3 else 7) * spatial
+    size += 4 * cohort.n_voxels * (n_shuffles if n_tiles == 3 else 7) * spatial * maps_each
     found = run(cohort, n_permutations=n_shuffles, memory=size)
     assert same(found, expected)
     for plan in found.settings["plan"]["contrasts"].values():

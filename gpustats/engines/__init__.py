@@ -14,7 +14,11 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from gpustats.engines.found import Exceedances as Exceedances
+from gpustats.engines.found import Peaks as Peaks
 from gpustats.engines.gpu_devices import why_no_gpu
+from gpustats.engines.scores import ScoreCounts as ScoreCounts
+from gpustats.engines.smoothing import Smoothing as Smoothing
 from gpustats.shuffles import Shuffles
 from gpustats.spaces import Lattice
 
@@ -82,55 +86,6 @@ class Units(NamedTuple):
 
     tiles: Array
     n_voxels: int
-
-
-class Exceedances(NamedTuple):
-    """Count the shuffles that reach the observed value of a voxel.
-
-    Parameters
-    ----------
-    limits
-        ``(n_voxels,)`` float32, what a value must reach.
-    two_sided
-        Whether its size must, whatever its sign.
-    counts
-        ``(n_voxels,)`` int64, to which `sweep` adds.
-    """
-
-    limits: Array
-    two_sided: bool
-    counts: Array
-
-
-class ScoreCounts(NamedTuple):
-    """Count the maps whose score reaches the observed one of a voxel.
-
-    Parameters
-    ----------
-    limits
-        ``(n_voxels,)`` float64, what a score must reach: positive, or infinite where nothing is
-        to be counted.
-    counts
-        ``(n_voxels,)`` int64, to which counting adds.
-    """
-
-    limits: Array
-    counts: Array
-
-
-class Peaks(NamedTuple):
-    """Hold the largest values of shuffles over all voxels, as `Form` has them.
-
-    Parameters
-    ----------
-    upper
-        ``(n_shuffles,)`` float32, the largest value.
-    lower
-        ``(n_shuffles,)`` float32, the largest negated value; of no use for R² and F.
-    """
-
-    upper: Array
-    lower: Array
 
 
 class Group(NamedTuple):
@@ -276,6 +231,19 @@ class Engine(Protocol):
         """Write ``(b, width)`` values of voxels ``start``, ... into ``(b, n_voxels)`` maps."""
         ...
 
+    def pseudo_t(
+        self,
+        maps: Sequence[Array],
+        odds: Sequence[Array] | None,
+        smoothing: Smoothing,
+        exceeding: Exceedances | None,
+    ) -> Peaks:
+        """Turn maps of t, each ``(n_voxels,)``, into pseudo-t in place: maxima, and counts.
+
+        Odds are R² / (1 - R²) of all rows of a shuffle, given where that is not t² / df.
+        """
+        ...
+
     def negate(self, maps: Array) -> None:
         """Turn maps over, in place."""
         ...
@@ -343,6 +311,15 @@ class Engine(Protocol):
         step: float,
     ) -> NDArray[np.float64]:
         """Return the TFCE scores of the positive side of a map, ``(n_voxels,)``."""
+        ...
+
+    def rank_peaks(
+        self, maps: Array, heights: NDArray[np.float64], reaching: ScoreCounts | None
+    ) -> tuple[Array, Array]:
+        """Return the largest height + log10 of a rank of each map, and the height there.
+
+        A voxel has the height of its step (`scores.step_of`), and as rank how many are no lower.
+        """
         ...
 
 

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from gpustats import distributions
 from gpustats.engines import SHUFFLE_TILE, Regression, Units
 from gpustats.engines.cpu_memory import free_bytes
+from gpustats.engines.cpu_ranks import rank_peaks
 from gpustats.engines.cpu_shuffles import shuffled_rows
+from gpustats.engines.cpu_smoothing import pseudo_t
 from gpustats.engines.cpu_spatial import (
     cluster_counts,
     cluster_peaks,
@@ -56,7 +58,9 @@ __all__ = [
     "label",
     "n_threads",
     "negate",
+    "pseudo_t",
     "put",
+    "rank_peaks",
     "regress",
     "shuffled_rows",
     "statistic_of",

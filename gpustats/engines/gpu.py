@@ -21,7 +21,9 @@ from gpustats.engines import Array, Engine
 from gpustats.engines.gpu_batches import free_bytes, halved_until_it_fits
 from gpustats.engines.gpu_distributions import f_maps_to_z, f_to_z, t_maps_to_z, t_to_z
 from gpustats.engines.gpu_glm import contrast, regress, unit_tiles
+from gpustats.engines.gpu_ranks import rank_peaks
 from gpustats.engines.gpu_shuffles import shuffled_rows
+from gpustats.engines.gpu_smoothing import pseudo_t
 from gpustats.engines.gpu_spatial import (
     cluster_counts,
     cluster_peaks,
@@ -56,7 +58,9 @@ __all__ = [
     "label",
     "negate",
     "on_device",
+    "pseudo_t",
     "put",
+    "rank_peaks",
     "regress",
     "shuffled_rows",
     "statistic_of",

@@ -87,7 +87,7 @@ def values_of(rows: cupy.ndarray, units: Units, form: Form) -> NDArray[np.float3
     values = cupy.empty(units.n_voxels, dtype=np.float32)
     width = units.tiles.shape[2]
     products, compiled = _empty_products(left, width), kernels(width=width)
-    with _float32_products():
+    with float32_products():
         for start, tile in _tiles(units):
             _multiply(left, tile, products)
             _write_values(compiled, products, form, start, values)
@@ -146,7 +146,7 @@ def sweep(
     products, compiled = _empty_products(rows[0], width), kernels(width=width)
     peaks = cupy.full((2, len(shuffles)), np.iinfo(np.int32).min, dtype=np.int32)
     wanted = range(shuffles.start // per_product, -(-shuffles.stop // per_product))
-    with _float32_products():
+    with float32_products():
         for start, tile in _tiles(units):
             for number in wanted:
                 _multiply(rows[number], tile, products)
@@ -206,7 +206,7 @@ def _empty_products(rows: cupy.ndarray, width: int) -> cupy.ndarray:
 
 
 @contextmanager
-def _float32_products() -> Iterator[None]:
+def float32_products() -> Iterator[None]:
     """Keep cuBLAS from TF32 and from other float32 than float32, whatever the environment says."""
     library = cupy.cuda.cublas
     handle = cupy.cuda.device.get_cublas_handle()

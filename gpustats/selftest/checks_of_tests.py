@@ -7,13 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from gpustats.enhancements import ClusterExtent, ClusterMass, Tfce, Voxelwise
+from gpustats.enhancements import ClusterExtent, ClusterMass, Voxelwise
 from gpustats.inference import permutation_test
 from gpustats.maps import Maps
 from gpustats.selftest import plain
 from gpustats.selftest.promises import Arrays, Check, Machine, Promise
 from gpustats.selftest.sample import SIZES, Sample
 from gpustats.shuffles import Shuffles
+from gpustats.tfce import Tfce
 
 PRODUCTS = Promise(1e-5)
 """Statistics formed of float32 products; p that differ at all differ by more."""

@@ -87,7 +87,7 @@ METHODS = {
 }
 
 UNARY = (
-    "abs absolute bitwise_not ceil exp expm1 floor invert isfinite isinf isnan log log1p "
+    "abs absolute bitwise_not ceil exp expm1 floor invert isfinite isinf isnan log log10 log1p "
     "logical_not negative rint sign signbit sqrt square trunc"
 )
 BINARY = (

@@ -22,9 +22,31 @@ from simulate import make_maps, save_group
 
 from gpustats import load_maps
 from gpustats.design import Design
-from gpustats.enhancements import ClusterExtent, Tfce, Voxelwise
+from gpustats.enhancements import ClusterExtent, Voxelwise
 from gpustats.inference import permutation_test
 from gpustats.tables import get_clusters_table
+from gpustats.tfce import Tfce
+
+
+def test_files_of_a_pseudo_t_say_so(run, files, group):
+    words = ["--n-permutations", "300", "--variance-smoothing", "4.5"]
+    status, out, _ = run("permute", *files, *ALL_FOUR, *words)
+    assert status == 0
+    expected = permutation_test(
+        load_maps(files),
+        statistics=FOUR_STATISTICS,
+        n_permutations=300,
+        variance_smoothing_mm=4.5,
+        device="cpu",
+    )
+    for outcome in expected.outcomes:
+        check_files(outcome, group.grid)
+    fitted = volume("contrast-intercept_stat-t_statmap.nii.gz")[group.grid.mask]
+    assert np.array_equal(fitted, expected.maps["intercept"].statistic.astype(np.float32))
+    assert "|pseudo-t| > " in out
+    summary = result()
+    assert summary["test"]["variance_smoothing_mm"] == 4.5
+    assert summaries(summary["contrasts"][0])["voxelwise"]["scale"] == "pseudo-t"
 
 
 @pytest.mark.parametrize("uncorrected", [False, True])
@@ -66,9 +88,8 @@ def test_files_hold_what_the_test_found(run, files, group, uncorrected):
         "minimum_p": 1 / 300,
     }
     listed = {name for entry in summary["contrasts"] for name in entry["files"]}
-    assert {*listed, "dataset_description.json", "result.json", "inference.npz"} == set(
-        os.listdir(RESULTS)
-    )
+    written = {*listed, "dataset_description.json", "result.json", "report.html", "inference.npz"}
+    assert written == set(os.listdir(RESULTS))
     assert summary["parameters"]["uncorrected"] == uncorrected
     assert summary["p_outside_mask"] == 1
 

@@ -31,6 +31,8 @@ WRONG = {
     "no permutations": (["--n-permutations", "0"], "n_permutations must be an integer"),
     "seed": (["--seed", "-1"], "seed must be an integer from 0"),
     "step": (["--tfce-step", "0"], "step must be a height > 0"),
+    "sigma": (["--variance-smoothing", "0"], "standard deviation of a Gaussian, > 0 mm, got 0.0"),
+    "smoothed F": (["--variance-smoothing", "4", "--stat-type", "F"], "is an F contrast"),
     "alpha": (["--alpha", "3"], "alpha must be an error rate"),
     "shard zero": (["--shard", "0/3"], "shards are numbered 1 to 3, got 0 of 3"),
     "shard four": (["--shard", "4/3"], "shards are numbered 1 to 3, got 4 of 3"),
@@ -133,7 +135,7 @@ def test_control_c_stops_within_a_second(tmp_path, rng):
     maps = make_maps(rng, n_subjects=40, shape=(30, 30, 30))
     words = ["permute", *save_group(tmp_path, maps), "--mask", save_mask(tmp_path, maps)]
     command = [sys.executable, "-m", "gpustats", *map(str, words), "--n-permutations"]
-    subprocess.run([*command, "10"], cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run([*command, "10", "--no-report"], cwd=tmp_path, check=True, capture_output=True)
     with subprocess.Popen(
         [*command, "10000000", "--output-dir", "never"],
         cwd=tmp_path,
