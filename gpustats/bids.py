@@ -20,9 +20,6 @@ BIDS_VERSION = "1.10.0"
 DESCRIPTION_FILE = "dataset_description.json"
 NAME = "gpustats"
 
-CONTRIBUTIONS = "nullcontributions"
-"""How labels of maps of null contributions end."""
-
 OWN_UNIT, NO_UNIT = "units of the input maps", "1"
 
 STATISTICS: dict[str, tuple[str, str]] = {
@@ -34,6 +31,7 @@ STATISTICS: dict[str, tuple[str, str]] = {
     "p": ("p of the contrast, one-sided, upper tail.", NO_UNIT),
     "n": ("Number of subjects with data.", NO_UNIT),
     "df": ("Degrees of freedom of the residuals.", NO_UNIT),
+    "pseudot": ("Estimate of the contrast over the root of its smoothed variance.", NO_UNIT),
 }
 """What maps hold, by the label of ``stat``, and their units."""
 
@@ -42,6 +40,9 @@ OF_F = {
     "variance": ("Variance of the residuals.", f"{OWN_UNIT}, squared"),
 }
 """What is different of F contrasts."""
+
+CONTRIBUTIONS = "nullcontributions"
+"""How labels of maps end that count the maxima at each voxel."""
 
 OF_THRESHOLD = {
     "height_control": "HeightControl",
@@ -157,15 +158,15 @@ def _particulars(
     if label == "thresholded":
         words = "z of the voxels that survive the threshold, 0 elsewhere."
         return {"Description": words, "Units": NO_UNIT, **_threshold(contrast)}
-    if stat is None:
-        return _of_null_contributions(_test_of(str(label).removesuffix(CONTRIBUTIONS), contrast))
     if stat == "p" and label is not None:
         return _of_p(label, contrast)
+    if stat is None and label is not None and label.endswith(CONTRIBUTIONS):
+        return _of_contributions(_test_of(label.removesuffix(CONTRIBUTIONS), contrast))
     known = STATISTICS | (OF_F if contrast["statistic"] == "F" else {})
     if stat in known:
         words, units = known[stat]
         return {"Description": words, "Units": units}
-    test = _test_of("voxelwise" if stat == "pseudot" else str(stat), contrast)
+    test = _test_of(str(stat), contrast)
     words = f"Scores of the statistic {test['statistic']}."
     return {"Description": words, "Units": NO_UNIT, "FWEThresholds": test["fwe_thresholds"]}
 
@@ -200,7 +201,7 @@ def _of_p(label: str, contrast: Mapping[str, Any]) -> dict[str, Any]:
     return {**told, "FWEThresholds": test["fwe_thresholds"]} if corrected else told
 
 
-def _of_null_contributions(test: Mapping[str, Any]) -> dict[str, Any]:
+def _of_contributions(test: Mapping[str, Any]) -> dict[str, Any]:
     """Describe a map of which voxels supply the null maxima."""
     words = f"Number of shuffles whose largest score of {test['statistic']} is at the voxel."
     return {"Description": words, "Units": NO_UNIT}

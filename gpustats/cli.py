@@ -36,7 +36,6 @@ INTERRUPTED = 130
 TERMINATED = 143
 """What a shell makes of SIGTERM."""
 
-RANDOMISE = "randomise"
 SHELLS = ("bash", "zsh", "fish", "tcsh")
 COMPLETION = """\
 examples:
@@ -90,7 +89,7 @@ def _status_of(options: argparse.Namespace) -> int:
 
 def randomise() -> int:
     """Run ``gpustats-randomise``, which is ``gpustats randomise``."""
-    return main([RANDOMISE, *sys.argv[1:]])
+    return main(["randomise", *sys.argv[1:]])
 
 
 @contextmanager
@@ -151,8 +150,8 @@ def _parser() -> argparse.ArgumentParser:
     add_selftest(commands)
     add_info(commands)
     _add_demo(commands)
-    for name, command in commands.choices.items():
-        if name != RANDOMISE:  # whose options are FSL's, -v of another meaning among them
+    for command in commands.choices.values():
+        if "-" in command.prefix_chars:  # others have the options of other programs
             add_talk(command)
     _add_completion(commands)
     return parser

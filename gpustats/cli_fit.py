@@ -148,8 +148,8 @@ def _print_plan(
     rows.append(("device", engine.describe()))
     seconds = rehearsal.timed(lambda maps: [one.z for one in compute(maps)])
     rows.append(time_row(seconds, "reading the maps and drawing the report take longer"))
-    page = report_name(wanted=not options.no_report)
-    names = [*rehearsal.names(write), "result.json", *([page] if page else [])]
+    report = report_name(wanted=not options.no_report)
+    names = [*rehearsal.names(write), "result.json", *([report] if report else [])]
     print_plan(rows, options.output_dir, sorted(names))
 
 

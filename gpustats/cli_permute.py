@@ -60,13 +60,8 @@ examples:
 """
 
 OF_TEST = (
-    "n_permutations",
-    "seed",
-    "block_exchange",
-    "errors",
-    "scheme",
-    "uncorrected",
-    "null_contributions",
+    *("n_permutations", "seed", "block_exchange", "errors", "scheme"),
+    *("uncorrected", "null_contributions"),
 )
 """Options that are arguments of the test."""
 

@@ -132,8 +132,8 @@ class _Run:
                     inferences.append((test, inference))
             summary = self._summary(fitted, files, found)
             write_json(folder / f"{self.root.name}.json", summary)
-            if own is not None:
-                content = _write_results(own, together(inferences), summary)
+            if own is not None and results is not None:
+                content = _write_results(own, results, together(inferences), summary)
         if results is not None:
             write_report(content, results)
         self._say(f"written to {self.root}* in {time.perf_counter() - self.started:.1f} s")
@@ -252,14 +252,15 @@ class _Run:
             print(line)
 
 
-def _write_results(folder: Path, inference: Inference, summary: dict[str, Any]) -> dict[str, Any]:
+def _write_results(
+    folder: Path, results: Path, inference: Inference, summary: dict[str, Any]
+) -> dict[str, Any]:
     """Write what ``gpustats permute`` would, but for the report; return what its JSON holds."""
     save_inference(inference, folder / "inference.npz")
     run = {name: value for name, value in summary.items() if name not in ("contrasts", "files")}
     contrasts = write_inference(folder, inference, RULE)
-    write_sidecars(folder, contrasts, [summary["data"]["input"]])
-    # what is written to lies in the folder of results
-    write_dataset_description(folder, folder.parent, "gpustats randomise: a permutation test")
+    write_sidecars(folder, contrasts, [run["data"]["input"]])
+    write_dataset_description(folder, results, "gpustats randomise: a permutation test")
     content = {
         **run,
         "test": dict(inference.settings),

@@ -84,12 +84,12 @@ def print_plan_of_test(
         inference: Inference = run(maps, **few)
         inference = with_run(inference, {"parameters": parameters(options)})
         save_inference(inference, file)
-        page = report_name(wanted=not options.no_report)
-        write_results(folder, inference, wanted, time.perf_counter(), page)
-        if page is not None:
-            (folder / page).touch()
+        write_results(folder, inference, wanted, time.perf_counter(), report)
 
-    print_plan(rows, options.output_dir, rehearsal.names(write))
+    whole = test["shuffles"] is None
+    report = report_name(wanted=whole and not options.no_report)
+    names = rehearsal.names(write) + ([report] if report else [])
+    print_plan(rows, options.output_dir, sorted(names))
 
 
 def _rows_of(tasks: Sequence[Task], options: argparse.Namespace) -> Iterator[Row]:

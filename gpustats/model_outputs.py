@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from numbers import Real
 from pathlib import Path
@@ -18,9 +19,10 @@ from gpustats.bids import write_dataset_description
 from gpustats.contrast_maps import ContrastMaps
 from gpustats.fits import Fit
 from gpustats.outputs import Pictures, contrast_images, result_folder, save_images, write_json
-from gpustats.pictures import drawing, require_nilearn
-from gpustats.report import GroupModel, make_glm_report
-from gpustats.tables import Clusters, surviving_clusters
+from gpustats.pictures import View, drawing, require_nilearn
+from gpustats.plots import design_picture
+from gpustats.report import GroupModel, build_report, make_glm_report, record_of
+from gpustats.tables import surviving_clusters
 from gpustats.thresholding import ThresholdRule
 
 logger = logging.getLogger("gpustats")
@@ -30,6 +32,9 @@ LEVEL = "group"
 
 OF_NILEARN = ("effect", "variance", "t", "F", "z", "p")
 """Maps of a contrast that nilearn writes, by the label of ``stat``."""
+
+OF_VIEW = ("bg_img", "plot_type", "cut_coords", "display_mode")
+"""Options that only say how brains are drawn."""
 
 WORDS = {"-": " Minus ", "+": " Plus ", ">": " Gt ", "<": " Lt ", "_": " "}
 
@@ -48,29 +53,13 @@ class SecondLevel(GroupModel, Protocol):
         ...
 
 
-class _Found(NamedTuple):
-    """What a threshold left of a contrast, and what the threshold was."""
-
-    rule: ThresholdRule
-    min_distance: float
-    height: float
-    thresholded: NDArray[np.float64]
-    clusters: Clusters
-
-    @classmethod
-    def of(cls, maps: ContrastMaps, rule: ThresholdRule, min_distance: float) -> _Found:
-        """Apply a threshold to a contrast."""
-        rule = rule.for_statistic(maps.contrast.statistic)
-        found = surviving_clusters(maps.z, maps.grid, rule, min_distance)
-        return cls(rule, min_distance, *found)
-
-
 class _Told(NamedTuple):
-    """What is written of a model: its fit, its contrasts by name, and what was found of each."""
+    """What is written of a model: its fit, its contrasts by name, and which voxels count."""
 
     fit: Fit
+    rule: ThresholdRule
+    min_distance: float
     results: dict[str, ContrastMaps]
-    findings: dict[str, _Found]
 
 
 def save_glm_to_bids(
@@ -149,21 +138,14 @@ def save_glm_to_bids(
         )
         for name, definition in named.items()
     }
-    findings = {
-        name: _Found.of(maps, rule, chosen["min_distance"]) for name, maps in results.items()
-    }
-    told = _Told(model.fit_for(first_level_contrast), results, findings)
+    told = _Told(model.fit_for(first_level_contrast), rule, chosen["min_distance"], results)
     start = f"{prefix}_" if prefix and not prefix.endswith("_") else prefix or ""
     out_dir = Path(out_dir)
     with result_folder(out_dir / LEVEL) as folder:
         _write_model(folder, start, told.fit, model.parameters())
         for name in results:
             _write_contrast(folder, start, name, told)
-        if _can_draw():
-            _write_pictures(folder, start, told)
-            tested = {name: maps.contrast for name, maps in results.items()}
-            page = make_glm_report(model, tested, first_level_contrast, **chosen)
-            page.save_as_html(folder / f"{start}report.html")
+        _write_pictures(folder, start, told, model.parameters(), chosen)
     with result_folder(out_dir) as folder:
         write_dataset_description(folder, out_dir, "A second-level model of gpustats.")
     return model
@@ -260,9 +242,11 @@ def _write_model(folder: Path, start: str, fit: Fit, parameters: Mapping[str, st
 
 def _write_contrast(folder: Path, start: str, name: str, told: _Told) -> None:
     """Write the maps of a contrast, and the table of its clusters."""
-    maps, finding = told.results[name], told.findings[name]
+    maps = told.results[name]
+    rule = told.rule.for_statistic(maps.contrast.statistic)
+    height, thresholded, clusters = surviving_clusters(maps.z, maps.grid, rule, told.min_distance)
     own, prefix = maps.contrast.label, f"{start}contrast-{label_of(name)}"
-    written = contrast_images(maps, finding.thresholded, finding.clusters)
+    written = contrast_images(maps, thresholded, clusters)
     names = {f"contrast-{own}_stat-{stat}_statmap.nii.gz": stat for stat in OF_NILEARN}
     pictures = {
         f"{prefix}_stat-{names[file]}_statmap.nii.gz": picture
@@ -270,13 +254,15 @@ def _write_contrast(folder: Path, start: str, name: str, told: _Told) -> None:
         if file in names
     }
     save_images(folder, pictures)
-    finding.clusters.table.to_csv(folder / f"{prefix}_clusters.tsv", sep="\t", index=False)
-    write_json(folder / f"{prefix}_clusters.json", _threshold_words(finding))
+    clusters.table.to_csv(folder / f"{prefix}_clusters.tsv", sep="\t", index=False)
+    write_json(
+        folder / f"{prefix}_clusters.json", _threshold_words(rule, height, told.min_distance)
+    )
 
 
-def _threshold_words(finding: _Found) -> dict[str, Any]:
+def _threshold_words(rule: ThresholdRule, height: float, min_distance: float) -> dict[str, Any]:
     """Say what a threshold was, in nilearn's words."""
-    rule, height = finding.rule, round(finding.height, 3)
+    height = round(height, 3)
     chosen = (
         {"Height control": "None", "Threshold Z": height}
         if rule.height_control is None
@@ -289,26 +275,27 @@ def _threshold_words(finding: _Found) -> dict[str, Any]:
     return {
         **chosen,
         "Cluster size threshold (voxels)": rule.cluster_threshold,
-        "Minimum distance (mm)": finding.min_distance,
+        "Minimum distance (mm)": min_distance,
     }
 
 
-def _can_draw() -> bool:
-    """Tell whether the packages of reports are there; say so if not."""
+def _write_pictures(
+    folder: Path,
+    start: str,
+    told: _Told,
+    parameters: Mapping[str, str],
+    chosen: Mapping[str, Any],
+) -> None:
+    """Draw design and contrasts, and write the report, where the packages for that are."""
     try:
         require_nilearn()
     except ImportError as error:
         logger.warning("no pictures and no report.html: %s", error)
-        return False
-    return True
-
-
-def _write_pictures(folder: Path, start: str, told: _Told) -> None:
-    """Draw the design and the contrasts."""
+        return
     design = told.fit.design
-    largest = np.abs(design.matrix).max(axis=0)
-    scaled = design.matrix / np.where(largest > 0, largest, 1)
-    _draw(folder / f"{start}design.png", scaled, design.columns, [])
+    weights = [(name, maps.contrast.weights) for name, maps in told.results.items()]
+    encoded = design_picture(design.columns, design.matrix, weights).partition(",")[2]
+    (folder / f"{start}design.png").write_bytes(b64decode(encoded))
     varying = np.flatnonzero(np.ptp(design.matrix, axis=0) > 0)
     if varying.size:
         columns = [design.columns[column] for column in varying]
@@ -318,17 +305,20 @@ def _write_pictures(folder: Path, start: str, told: _Told) -> None:
         path = folder / f"{start}contrast-{label_of(name)}_design.png"
         rows = [name, *[""] * (len(maps.contrast.weights) - 1)]
         _draw(path, maps.contrast.weights, design.columns, rows)
+    record = record_of(told.fit, told.results, told.rule, told.min_distance, parameters)
+    view = View(*(chosen[name] for name in OF_VIEW))
+    page = build_report(record, title=chosen["title"], view=view)
+    page.save_as_html(folder / f"{start}report.html")
 
 
 def _draw(path: Path, matrix: NDArray[np.float64], columns: Any, rows: Any) -> None:
-    """Draw a matrix with the names of its columns and, if any, rows; its zeros are white."""
+    """Draw a matrix with the names of its columns and rows, its zeros white."""
     largest = float(np.abs(matrix).max())
     with drawing() as library:
-        size = min(2.6 + 0.45 * matrix.shape[1], 12.0), min(1.8 + 0.45 * matrix.shape[0], 7.0)
+        size = 2.6 + 0.45 * matrix.shape[1], 1.8 + 0.45 * matrix.shape[0]
         figure = library.matplotlib.figure.Figure(size, layout="constrained")
         axes = figure.add_subplot()
-        limits = {"vmin": -largest, "vmax": largest}
-        picture = axes.imshow(matrix, "RdBu_r", aspect="auto", interpolation="none", **limits)
+        picture = axes.imshow(matrix, "RdBu_r", vmin=-largest, vmax=largest, interpolation="none")
         axes.xaxis.tick_top()
         named = {"parse_math": False}
         axes.set_xticks(range(len(columns)), columns, rotation=40, ha="left", **named)
