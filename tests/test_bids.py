@@ -95,8 +95,19 @@ def test_a_fit_describes_every_file(run, words, files):
         )
 
 
-def test_a_permutation_test_describes_every_file(run, words):
-    chosen = ("--statistics", "voxelwise,tfce", "--n-permutations", "40", "--uncorrected", "--logp")
+@pytest.mark.parametrize(
+    "further", [("--null-contributions",), ("--variance-smoothing", "4", "--null-contributions")]
+)
+def test_a_permutation_test_describes_every_file(run, words, further):
+    chosen = (
+        *further,
+        "--statistics",
+        "voxelwise,tfce",
+        "--n-permutations",
+        "40",
+        "--uncorrected",
+        "--logp",
+    )
     assert run("permute", *words, "--contrast", "group", *chosen)[0] == 0
     told = sidecars(FOLDER)
     (contrast,) = json.loads((FOLDER / "result.json").read_text())["contrasts"]
