@@ -1,7 +1,5 @@
 """Group statistics of brain maps at the speed of the hardware."""
 
-import logging
-
 from gpustats.archives import load_inference, save_inference
 from gpustats.atlases import Atlas, load_atlas
 from gpustats.checkpoints import remove_checkpoint
@@ -36,7 +34,6 @@ from gpustats.true_discoveries import cluster_level_inference, permutation_true_
 __version__ = "0.1.0"
 
 # what the package says is heard where the program that imports it wants to
-logging.getLogger("gpustats").addHandler(logging.NullHandler())
 
 __all__ = [
     "Atlas",
