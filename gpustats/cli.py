@@ -1,4 +1,4 @@
-"""The command line: ``gpustats fit``, ``permute``, ``merge``, ``stack``, ``randomise``, ..."""
+"""The command line: ``gpustats fit``, ``permute``, ``merge``, ``randomise``, ``palm``, ..."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import gpustats
 from gpustats import demo
 from gpustats.cli_fit import add_fit
 from gpustats.cli_merge import add_merge
+from gpustats.cli_palm import add_palm
 from gpustats.cli_permute import add_permute
 from gpustats.cli_randomise import add_randomise
 from gpustats.cli_selftest import add_info, add_selftest
@@ -69,6 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         logger.removeHandler(handler)
     return status or 0
+
+
+def palm() -> int:
+    """Run ``gpustats-palm``, which is ``gpustats palm``."""
+    return main(["palm", *sys.argv[1:]])
 
 
 def randomise() -> int:
@@ -129,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     add_merge(commands)
     add_stack(commands)
     add_randomise(commands)
+    add_palm(commands)
     add_selftest(commands)
     add_info(commands)
     demonstration = commands.add_parser("demo", help="simulate a group, analyse it, report it")

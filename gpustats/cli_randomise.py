@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from gpustats import images
-from gpustats.archives import save_inference
 from gpustats.contrast_maps import ContrastMaps
+from gpustats.drop_ins import read_maps, said_when_interrupted, write_results
 from gpustats.engines import Engine, resolve
 from gpustats.environment import versions
 from gpustats.fits import Fit
@@ -33,19 +32,14 @@ from gpustats.fsl_outputs import (
 )
 from gpustats.glm import fit
 from gpustats.inference import permutation_test
-from gpustats.maps import Maps, load_maps
+from gpustats.maps import Maps
 from gpustats.outcomes import Inference
 from gpustats.outputs import result_folder, save_images, write_json
-from gpustats.permutation_outputs import write_inference
 from gpustats.presets import CONVENTIONS
 from gpustats.smoothing import Blur
-from gpustats.spaces import Grid
-from gpustats.thresholding import ThresholdRule
 
 logger = logging.getLogger("gpustats")
 
-RULE = ThresholdRule(0.05, None, None, 0, two_sided=False, connectivity=26)
-"""Which voxels count in ``--results``: those with p <= 0.05, and their neighbours are FSL's."""
 IN_MASK = 0.5
 """Voxels of a mask above this are in it, as in FSL."""
 
@@ -115,7 +109,7 @@ class _Run:
             return
         results = self.options.results
         beside = nullcontext() if results is None else result_folder(results)
-        with result_folder(self.root.parent) as folder, beside as own, _said_when_interrupted():
+        with result_folder(self.root.parent) as folder, beside as own, said_when_interrupted():
             maps = self._maps()
             fitted = fit(maps, self.model.design, device=self.options.device)
             files = []
@@ -130,21 +124,19 @@ class _Run:
             summary = self._summary(fitted, files, found)
             write_json(folder / f"{self.root.name}.json", summary)
             if own is not None:
-                _write_results(own, together(inferences), summary)
+                write_results(own, together(inferences), summary)
         self._say(f"written to {self.root}* in {time.perf_counter() - self.started:.1f} s")
         if results is not None:
             self._say(f"clusters and result.json are in {results}")
 
     def _maps(self) -> Maps:
         """Read the data."""
-        mask = None
-        if self.options.mask is not None:
-            path = image_path(self.options.mask)
-            volume, affine = images.read_map(path, "mask")
-            mask = Grid(np.nan_to_num(volume) > IN_MASK, affine)
-            if mask.n_voxels == 0:
-                raise ValueError(f"{path}: the mask is empty; no voxel is above {IN_MASK}")
-        return load_maps(self.source, mask)
+        return read_maps(
+            self.source,
+            self.options.mask,
+            lambda mask: np.nan_to_num(mask) > IN_MASK,
+            f"above {IN_MASK}",
+        )
 
     def _write(
         self, folder: Path, fitted: Fit, test: FslTest, inference: Inference | None
@@ -244,28 +236,3 @@ class _Run:
         """Print a line, unless only errors are wanted."""
         if not self.options.quiet:
             print(line)
-
-
-def _write_results(folder: Path, inference: Inference, summary: dict[str, Any]) -> None:
-    """Write what ``gpustats permute`` would, so that reports can be made of it."""
-    save_inference(inference, folder / "inference.npz")
-    run = {name: value for name, value in summary.items() if name not in ("contrasts", "files")}
-    content = {
-        **run,
-        "test": dict(inference.settings),
-        "fingerprint": dict(inference.fingerprint),
-        "p": "one-sided",
-        "p_outside_mask": 1,
-        "contrasts": write_inference(folder, inference, RULE),
-    }
-    write_json(folder / "result.json", content)
-
-
-@contextmanager
-def _said_when_interrupted() -> Iterator[None]:
-    """Say that nothing is left of a run that is interrupted."""
-    try:
-        yield
-    except KeyboardInterrupt as interruption:
-        done = str(interruption) or "interrupted"
-        raise type(interruption)(f"{done}; no results were written") from None
