@@ -174,7 +174,8 @@ class Written:
     def _adjusted_together(self, statistic: str) -> dict[str, NDArray[np.float64]]:
         """Adjust the uncorrected p of all contrasts at once."""
         chosen = [one for one in self.inference.outcomes if one.statistic == statistic]
-        q = false_discovery_control(np.array([one.p_uncorrected for one in chosen]), axis=None)
+        p = np.array([one.p_uncorrected for one in chosen])
+        q = false_discovery_control(p, axis=None).reshape(p.shape)
         return {one.contrast.name: row for one, row in zip(chosen, q, strict=True)}
 
     def _as_written(self, p: NDArray[np.float64]) -> NDArray[np.float64]:
