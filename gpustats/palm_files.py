@@ -101,7 +101,8 @@ def _number(word: str, where: str) -> float:
             "only, separated by commas"
         )
     value = float(word)
-    if math.isinf(value):
+    vanished = value == 0 and re.search("[1-9]", re.split("[eE]", word)[0])
+    if math.isinf(value) or vanished:
         raise DesignError(f"{where}: {word!r} is beyond the range of numbers")
     return value
 
