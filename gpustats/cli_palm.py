@@ -24,7 +24,7 @@ from gpustats.maps import Maps
 from gpustats.outcomes import Inference
 from gpustats.outputs import Pictures, result_folder, save_images, write_json
 from gpustats.palm_model import PalmModel, read_model, statistics_of
-from gpustats.palm_options import PalmOptions, as_written, parse, usage
+from gpustats.palm_options import PalmOptions, as_written, configured, parse, usage
 from gpustats.palm_outputs import Written, configuration, image_ending, mask_picture, titled
 from gpustats.presets import CONVENTIONS
 
@@ -45,8 +45,9 @@ def add_palm(commands: Any) -> None:
 
 def _palm(parsed: argparse.Namespace) -> None:
     """Read the options, and do what they say."""
-    options, notes = parse(parsed.words)
-    if options.help or not parsed.words:
+    words = configured(parsed.words)
+    options, notes = parse(words)
+    if options.help or not words:
         print(usage(), end="")
         return
     if options.input is None:
@@ -57,7 +58,7 @@ def _palm(parsed: argparse.Namespace) -> None:
     try:
         for note in notes:
             logger.info("%s", note)
-        _Run.prepare(options, parsed.words).carry_out()
+        _Run.prepare(options, words).carry_out()
     finally:
         logger.setLevel(before)
 

@@ -281,8 +281,7 @@ def parse(words: Sequence[str]) -> tuple[PalmOptions, list[str]]:
     Parameters
     ----------
     words
-        What follows the name of the command; a single word is the name of a configuration that
-        PALM, or this, wrote.
+        What follows the name of the command.
 
     Returns
     -------
@@ -302,14 +301,20 @@ def parse(words: Sequence[str]) -> tuple[PalmOptions, list[str]]:
     >>> options.errors, options.n_permutations, options.cluster_z, options.log_p
     ('ise', 500, 3.1, True)
     """
-    state = _Words(_configured(words), {}, [])
+    state = _Words(list(words), {}, [])
     while state.left:
         _take(state, state.left.pop(0))
     return PalmOptions(**state.found), state.notes
 
 
-def _configured(words: Sequence[str]) -> list[str]:
-    """Return the words, those of a configuration file if that is all there is."""
+def configured(words: Sequence[str]) -> list[str]:
+    """Return the words, those of a configuration that PALM, or this, wrote if that is all there is.
+
+    Raises
+    ------
+    ValueError
+        If the single word names a file that is no text.
+    """
     if len(words) != 1 or words[0].startswith("-") or not Path(words[0]).is_file():
         return list(words)
     try:

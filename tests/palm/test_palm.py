@@ -102,7 +102,7 @@ def test_csv_and_vest_are_the_same(run, group):
         words += [f"-{name}", f"design.{ending}"]
     assert run("palm", *words, *options, "-o", "vest")[0] == 0
     of_csv = {name.removeprefix("csv") for name in names() if name.startswith("csv")}
-    assert len(of_csv) == 27
+    assert len(of_csv) == 24
     for name in of_csv:
         assert np.array_equal(group.image(f"csv{name}"), group.image(f"vest{name}"))
     assert [one["title"] for one in summary("vest")["contrasts"]] == ["A > B", "B > A", ""]
