@@ -20,7 +20,7 @@ assert "site-packages" in installed.parts, f"not the installed package: {install
 for optional in ("nilearn", "matplotlib", "jinja2", "cupy"):
     assert importlib.util.find_spec(optional) is None, f"{optional} came with the plain wheel"
 assert "tfce_sweep" in source("tfce"), "the kernels did not come with the wheel"
-for packaged in ("kernels/README.md", "templates/report.html", "py.typed"):
+for packaged in ("kernels/README.md", "templates/viewer.js", "py.typed"):
     assert files("gpustats").joinpath(packaged).is_file(), f"not in the wheel: {packaged}"
 
 grid = gpustats.Grid(np.ones((12, 12, 12), bool), np.diag([4.0, 4.0, 4.0, 1.0]))

@@ -189,7 +189,7 @@ def speeds(cohort: Cohort, folder: Path, size: Size) -> list[Row]:
 def analyse(path: str, memory: str, n_shuffles: str, folder: str) -> None:
     """Fit and report a store, then test it with sign flips, as a user does."""
     words = [path, "--memory", memory, "--device", "cpu", "--output-dir", folder]
-    flips = ["--statistics", "voxelwise", "--n-permutations", n_shuffles]
+    flips = ["--statistics", "voxelwise", "--n-permutations", n_shuffles, "--no-report"]
     seconds = {
         "fit and report": wall_seconds(lambda: cli.main(["fit", *words])),
         "sign flips": wall_seconds(lambda: cli.main(["permute", *words, *flips])),

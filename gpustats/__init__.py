@@ -10,6 +10,7 @@ from gpustats.contrasts import Contrast, DesignError
 from gpustats.design import Design
 from gpustats.engines import DeviceError
 from gpustats.enhancements import ClusterExtent, ClusterMass, Voxelwise
+from gpustats.extra_maps import ExtraMaps
 from gpustats.fits import Fit
 from gpustats.glm import fit
 from gpustats.inference import permutation_test
@@ -41,6 +42,7 @@ __all__ = [
     "Design",
     "DesignError",
     "DeviceError",
+    "ExtraMaps",
     "Fit",
     "Grid",
     "Inference",

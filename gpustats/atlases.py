@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from numpy.typing import NDArray
 
 from gpustats import images
 from gpustats.spaces import Grid
+
+logger = logging.getLogger("gpustats")
 
 NUMBER_COLUMNS = ("index", "label_id", "value", "id", "number")
 NAME_COLUMNS = ("name", "label", "region", "structure", "roi")
@@ -35,6 +39,9 @@ FETCHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "talairach": ("fetch_atlas_talairach", {"level_name": "gyrus"}),
 }
 """Atlases that nilearn fetches, and what it calls them."""
+
+LOOKUP_LINE = re.compile(r"\s*(\d+)\s+(\S.*?)((\s+[\d.]+){3,4})?\s*")
+"""A number, a name that may have spaces, and maybe a colour."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +68,7 @@ class Atlas:
     def at(self, grid: Grid) -> NDArray[np.int64]:
         """Return the region at each voxel of a grid, ``(n_voxels,)``: that of the nearest voxel.
 
-        0 where there is none, and outside the atlas.
+        0 where there is none, and outside the atlas; a warning is logged where that is everywhere.
         """
         to_atlas = np.linalg.inv(self.affine)
         places = grid.to_mm(np.argwhere(grid.mask)) @ to_atlas[:3, :3].T + to_atlas[:3, 3]
@@ -69,6 +76,12 @@ class Atlas:
         inside = ((nearest >= 0) & (nearest < self.labels.shape)).all(axis=1)
         found = np.zeros(grid.n_voxels, dtype=np.int64)
         found[inside] = self.labels[tuple(nearest[inside].T)]
+        if not found.any():
+            logger.warning(
+                "atlas %s has no region at any voxel of the mask; it must be in the space of the "
+                "maps",
+                self.name,
+            )
         return found
 
     def name_of(self, number: int) -> str:
@@ -91,8 +104,9 @@ def load_atlas(
     labels
         A table (.tsv, .csv, or a DataFrame) with a column of numbers (``index``, ``label_id``,
         ``value``, ``id``, ``number``) and one of names (``name``, ``label``, ``region``,
-        ``structure``, ``roi``), as BIDS' ``*_dseg.tsv``; or FSL's .xml of an atlas; or a
-        FreeSurfer lookup table (.txt, .lut, .ctab).
+        ``structure``, ``roi``), as BIDS' ``*_dseg.tsv``; or the .xml of an atlas of FSL or of AAL;
+        or a FreeSurfer lookup table (.txt, .lut, .ctab): lines of a number, a name and maybe a
+        colour.
     name
         What the atlas is called; by default its file.
 
@@ -121,6 +135,24 @@ def load_atlas(
     return Atlas(name, _whole(volume, name), affine, _names(table, str(labels)[:200]))
 
 
+def with_distinct_names(atlases: Iterable[Atlas]) -> tuple[Atlas, ...]:
+    """Return atlases; refuse two of one name, by which a table tells them apart.
+
+    Raises
+    ------
+    ValueError
+        If two atlases have the same name.
+    """
+    found = tuple(atlases)
+    for number, one in enumerate(found):
+        if one.name in {other.name for other in found[:number]}:
+            raise ValueError(
+                f"two atlases are called {one.name!r}; give each once, and each a name of its own "
+                "(load_atlas(..., name=...), or the name of its file)"
+            )
+    return found
+
+
 def _fetched(name: object) -> Atlas:
     """Return an atlas by name, from nilearn's data folder or from where nilearn finds it."""
     if name not in FETCHERS:
@@ -135,6 +167,7 @@ def _fetched(name: object) -> Atlas:
             f"atlas {name} comes with nilearn; pip install 'gpustats[report]'"
         ) from error
     fetcher, options = FETCHERS[str(name)]
+    logger.info("atlas %s: from nilearn's data folder, or fetched to it", name)
     try:
         found = getattr(datasets, fetcher)(**options, verbose=0)
     except Exception as error:
@@ -167,28 +200,47 @@ def _read_labels(path: Path) -> pd.DataFrame:
     ending = path.suffix.lower()
     try:
         if ending == ".xml":
-            return _fsl_labels(path)
+            return _xml_labels(path)
         if ending in (".txt", ".lut", ".ctab"):
-            return pd.read_csv(
-                path, sep=r"\s+", comment="#", header=None, usecols=[0, 1], names=["index", "name"]
-            )
-        return pd.read_csv(path, sep="," if ending == ".csv" else "\t", dtype={"name": str})
+            return _lookup_labels(path)
+        separator = "," if ending == ".csv" else "\t"
+        # a region may be called NA
+        return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
     except (ElementTree.ParseError, UnicodeDecodeError, pd.errors.ParserError) as error:
         raise ValueError(f"{path}: not a table of labels ({error})") from error
     except pd.errors.EmptyDataError as error:
         raise ValueError(f"{path}: the table of labels is empty") from error
 
 
-def _fsl_labels(path: Path) -> pd.DataFrame:
-    """Read FSL's description of an atlas.
+def _xml_labels(path: Path) -> pd.DataFrame:
+    """Read FSL's or AAL's description of an atlas.
 
-    The images of its probabilistic atlases hold the index of a label plus one, those of its label
-    atlases the index itself.
+    The images of FSL's probabilistic atlases hold the index of a label plus one, those of its
+    label atlases, and of AAL, the index itself.
     """
     root = ElementTree.parse(path).getroot()
     kind = (root.findtext("header/type") or "").strip().lower()
-    first = 1 if kind.startswith("prob") else 0
-    rows = [(int(one.get("index", "")) + first, one.text or "") for one in root.iter("label")]
+    rows = [
+        (one.get("index") or one.findtext("index"), one.findtext("name") or one.text)
+        for one in root.iter("label")
+    ]
+    table = pd.DataFrame(rows, columns=["index", "name"])
+    if kind.startswith("prob"):
+        table["index"] = pd.to_numeric(table["index"], errors="coerce") + 1
+    return table
+
+
+def _lookup_labels(path: Path) -> pd.DataFrame:
+    """Read a lookup table of FreeSurfer."""
+    lines = [line.partition("#")[0] for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    rows = []
+    for line in filter(str.strip, lines):
+        match = LOOKUP_LINE.fullmatch(line)
+        if match is None:
+            raise ValueError(
+                f"{path}: a line of a lookup table must be a number and a name, got {line[:80]!r}"
+            )
+        rows.append((match[1], match[2]))
     return pd.DataFrame(rows, columns=["index", "name"])
 
 
@@ -203,10 +255,16 @@ def _names(table: pd.DataFrame, source: str) -> dict[int, str]:
             f"column {' or '.join(NAME_COLUMNS)}; it has {', '.join(map(str, table.columns))}"
         )
     values = pd.to_numeric(table[numbers], errors="coerce")
+    if values.empty:
+        raise ValueError(f"{source}: the table of labels is empty")
     if values.isna().any() or (values != np.round(values)).any():
         raise ValueError(f"{source}: column {numbers!r} must hold whole numbers")
     whole = values.astype(np.int64)
     if whole.duplicated().any():
         raise ValueError(f"{source}: number {whole[whole.duplicated()].iloc[0]} has two names")
     pairs = zip(whole.tolist(), table[names].tolist(), strict=True)
-    return {number: str(label).strip() for number, label in pairs if not pd.isna(label)}
+    return {
+        number: str(label).strip()
+        for number, label in pairs
+        if not pd.isna(label) and str(label).strip()
+    }

@@ -1,4 +1,4 @@
-"""The command line: ``gpustats fit``, ``permute``, ``merge``, ``randomise``, ``palm``, ..."""
+"""The command line, ``gpustats COMMAND``: its parser and its exit status."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from gpustats.cli_merge import add_merge
 from gpustats.cli_palm import add_palm
 from gpustats.cli_permute import add_permute
 from gpustats.cli_randomise import add_randomise
+from gpustats.cli_report import add_report
 from gpustats.cli_selftest import add_info, add_selftest
 from gpustats.cli_stack import add_stack
 from gpustats.engines import DeviceError
@@ -133,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     add_fit(commands)
     add_permute(commands)
     add_merge(commands)
+    add_report(commands)
     add_stack(commands)
     add_randomise(commands)
     add_palm(commands)

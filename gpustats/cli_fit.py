@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import time
 from pathlib import Path
 from typing import Any
 
-from gpustats import cli_options, glm, report
+from gpustats import cli_options, glm
 from gpustats.cli_data import (
     describe_data,
     find_group,
@@ -18,16 +17,13 @@ from gpustats.cli_data import (
     read_design_table,
     reading,
 )
-from gpustats.contrast_maps import ContrastMaps
+from gpustats.cli_report import report_name, write_report
 from gpustats.engines import resolve
 from gpustats.environment import versions
-from gpustats.fits import Fit
-from gpustats.outputs import result_folder, write_contrast, write_json
+from gpustats.outputs import contrast_results, result_folder, write_json
 from gpustats.planning import described_maps
 from gpustats.pooled_variance import warn_of_unequal_variances
 from gpustats.thresholding import ThresholdRule
-
-logger = logging.getLogger("gpustats")
 
 EXAMPLES = """\
 examples:
@@ -59,7 +55,7 @@ def add_fit(commands: Any) -> None:
     thresholds.add_argument("--threshold", type=float, metavar="Z", help="z chosen by hand")
     cli_options.add_survival(thresholds, alpha=0.001)
     cli_options.add_extra_maps(fit.add_argument_group("further results"))
-    fit.add_argument("--title", help="title of the report")
+    cli_options.add_report(fit.add_argument_group("report"))
     cli_options.add_device(fit)
     cli_options.add_memory(fit)
     fit.set_defaults(run=_fit)
@@ -80,7 +76,6 @@ def _fit(options: argparse.Namespace) -> None:
         fitted = glm.fit(maps, design, device=options.device, memory=options.memory)
         for contrast in contrasts:
             warn_of_unequal_variances(fitted.maps, fitted.design, contrast)
-        results = {contrast.name: fitted.contrast(contrast) for contrast in contrasts}
         summary: dict[str, Any] = {
             "command": "fit",
             "versions": versions(),
@@ -90,12 +85,14 @@ def _fit(options: argparse.Namespace) -> None:
             "plan": None if fitted.plan is None else fitted.plan.as_settings(),
             "design": fitted.design.table.to_dict(orient="list"),
             "contrasts": [
-                write_contrast(partial, result, rule, table, extra) for result in results.values()
+                contrast_results(result, rule, table, extra).write(partial)
+                for result in map(fitted.contrast, contrasts)
             ],
-            "report": _write_report(partial / "report.html", fitted, results, rule, options),
+            "report": report_name(wanted=not options.no_report),
         }
         summary["seconds"] = round(time.perf_counter() - started, 3)
         write_json(partial / "result.json", summary)
+    write_report(summary, options.output_dir)
     _print_summary(summary, options.output_dir)
 
 
@@ -115,33 +112,6 @@ def _threshold_rule(options: argparse.Namespace) -> ThresholdRule:
         not options.one_sided,
         options.connectivity,
     )
-
-
-def _write_report(
-    path: Path,
-    fitted: Fit,
-    results: dict[str, ContrastMaps],
-    rule: ThresholdRule,
-    options: argparse.Namespace,
-) -> str | None:
-    """Write the report, or say why there is none; return its name."""
-    listed = {name: str(value) for name, value in parameters(options).items()}
-    listed["rows matched by"] = fitted.design.matched_by
-    logger.info("drawing the report")
-    try:
-        page = report.build_report(
-            fitted,
-            results,
-            rule,
-            title=options.title,
-            min_distance=options.min_distance,
-            parameters=listed,
-        )
-    except ImportError as error:
-        logger.warning("no report.html: %s", error)
-        return None
-    page.save_as_html(path)
-    return path.name
 
 
 def _print_summary(summary: dict[str, Any], folder: Path) -> None:

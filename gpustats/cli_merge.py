@@ -10,6 +10,7 @@ from typing import Any
 
 from gpustats import cli_options
 from gpustats.archives import load_inference, save_inference
+from gpustats.cli_report import report_name, write_report
 from gpustats.cli_results import (
     PART_PREFIX,
     file_of,
@@ -30,7 +31,7 @@ def add_merge(commands: Any) -> None:
         "merge",
         help="put the parts of a permutation test together",
         description="Put parts of a permutation test (gpustats permute --shard, --shuffles) "
-        "together: the outputs are those of one run over all shuffles.",
+        "together: the outputs are those of one run over all shuffles, and what is asked for here.",
     )
     merging.add_argument(
         "parts",
@@ -40,7 +41,9 @@ def add_merge(commands: Any) -> None:
         help=f"files, or folders with files {PART_PREFIX}*.npz",
     )
     cli_options.add_output(merging)
+    cli_options.add_report(merging)
     cli_options.add_allow_mixed(merging)
+    cli_options.add_extra_maps(merging.add_argument_group("further results"), rate=None)
     merging.set_defaults(run=_merge)
 
 
@@ -57,10 +60,12 @@ def _merge(options: argparse.Namespace) -> None:
     inference = merger.whole()
     run = _run_of_all(runs, inference, options)
     wanted = wanted_results(run["parameters"])
+    report = report_name(wanted=not options.no_report)
     with result_folder(options.output_dir) as partial:
         inference = with_run(inference, run)
-        summary = write_results(partial, inference, wanted, started)
+        summary = write_results(partial, inference, wanted, started, report)
         save_inference(inference, partial / file_of(None))
+    write_report(summary, options.output_dir)
     print_summary(summary, options.output_dir)
 
 
@@ -95,10 +100,14 @@ def _run_of_all(
             "data": {"n_voxels": inference.grid.n_voxels},
         }
     whole = {"shuffles": None, "shard": None, "output_dir": str(options.output_dir)}
+    if options.title is not None:
+        whole["title"] = options.title
+    asked = {name: getattr(options, name) for name in cli_options.FURTHER_RESULTS}
+    asked = {name: value for name, value in asked.items() if value}
     return {
         **known,
         "command": "merge",
-        "parameters": {**known["parameters"], **whole},
+        "parameters": {**known["parameters"], **asked, **whole},
         "parts": [{"file": str(path), "seconds": run.get("seconds")} for path, run in runs.items()],
     }
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gpustats.atlases import FETCHERS, load_atlas
+from gpustats.atlases import FETCHERS, load_atlas, with_distinct_names
 from gpustats.cluster_facts import TableChoices
 from gpustats.effect_sizes import check_level
 from gpustats.extra_maps import ExtraMaps
@@ -27,7 +27,10 @@ SURVIVAL: dict[str, Any] = {
 FURTHER_MAPS = ("effect_size", "confidence", "q", "log10_p", "one_minus_p")
 """Options that ask for maps besides the usual ones."""
 
-OF_RESULTS = (*SURVIVAL, *FURTHER_MAPS, "true_discoveries", "atlas")
+FURTHER_RESULTS = (*FURTHER_MAPS, "true_discoveries", "atlas")
+"""Options that ask for more than the usual maps and table."""
+
+OF_RESULTS = (*SURVIVAL, *FURTHER_RESULTS)
 """Options that say what is written of a permutation test."""
 
 
@@ -138,8 +141,18 @@ def add_survival(group: Any, alpha: float) -> None:
     group.set_defaults(**SURVIVAL | {"alpha": alpha})
 
 
-def add_extra_maps(group: Any) -> None:
-    """Add what says which maps, and which column of the table, are written on request."""
+def add_report(group: Any) -> None:
+    """Add what says whether, and under which title, results are reported."""
+    group.add_argument("--title", help="title of report.html; made from the contrasts by default")
+    group.add_argument("--no-report", action="store_true", help="write no report.html")
+
+
+def add_extra_maps(group: Any, rate: float | None = 0.05) -> None:
+    """Add what says which maps, and what of the table, are written on request.
+
+    ``rate`` is that of true discoveries unless it is said otherwise; None stands for what is known
+    from elsewhere.
+    """
     group.add_argument(
         "--effect-size",
         action="store_true",
@@ -168,10 +181,11 @@ def add_extra_maps(group: Any) -> None:
     group.add_argument(
         "--true-discoveries",
         type=error_rate,
-        default=0.05,
+        default=rate,
         metavar="ALPHA",
         help="error rate of the share of active voxels of each cluster, at least, in the table "
-        "(all-resolutions inference, two-sided without --one-sided); default: %(default)s",
+        "(all-resolutions inference, two-sided without --one-sided); default: "
+        f"{'as of the parts' if rate is None else rate}",
     )
     group.add_argument(
         "--atlas",
@@ -198,7 +212,7 @@ def table_choices(chosen: Mapping[str, Any]) -> TableChoices:
     return TableChoices(
         chosen["min_distance"],
         chosen.get("true_discoveries", usual.true_discovery_alpha),
-        tuple(atlases),
+        with_distinct_names(atlases),
     )
 
 

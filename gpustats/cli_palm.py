@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpustats import images
+from gpustats.cli_report import write_report
 from gpustats.drop_ins import read_maps, said_when_interrupted, write_results
 from gpustats.engines import Engine, resolve
 from gpustats.environment import versions
@@ -27,6 +28,7 @@ from gpustats.palm_model import PalmModel, read_model, statistics_of
 from gpustats.palm_options import PalmOptions, as_written, configured, parse, usage
 from gpustats.palm_outputs import Written, configuration, image_ending, mask_picture, titled
 from gpustats.presets import CONVENTIONS
+from gpustats.records import RESULT
 
 logger = logging.getLogger("gpustats")
 
@@ -111,10 +113,13 @@ class _Run:
             summary = self._summary(inference, files, found)
             write_json(folder / f"{root.name}.json", summary)
             if own is not None:
-                write_results(own, titled(inference, self.model.tests), summary)
+                content = write_results(own, titled(inference, self.model.tests), summary)
+        if results is not None:
+            write_report(content, results)
         self._say(f"written to {root}* in {time.perf_counter() - self.started:.1f} s")
         if results is not None:
-            self._say(f"clusters and result.json are in {results}")
+            entry = results / (content["report"] or RESULT)
+            self._say(f"clusters and maps of z and p are in {results}; start with {entry}")
 
     def _maps(self) -> Maps:
         """Read the data."""

@@ -23,6 +23,7 @@ from gpustats.cli_data import (
     reading,
     take_blocks,
 )
+from gpustats.cli_report import report_name, write_report
 from gpustats.cli_results import (
     file_of,
     print_part,
@@ -91,6 +92,7 @@ def add_permute(commands: Any) -> None:
     _add_statistics(permute.add_argument_group("statistics"))
     _add_shuffles(permute.add_argument_group("shuffles"))
     _add_survival_of_kills(permute.add_argument_group("long runs"))
+    cli_options.add_report(permute.add_argument_group("report"))
     cli_options.add_device(permute)
     cli_options.add_machines(permute.add_argument_group("many machines"))
     permute.set_defaults(run=_permute)
@@ -216,10 +218,12 @@ def _permute(options: argparse.Namespace) -> None:
         inference = with_run(inference, run)
         save_inference(inference, partial / file_of(part))
         if part is None:
-            summary = write_results(partial, inference, wanted, started)
+            report = report_name(wanted=not options.no_report)
+            summary = write_results(partial, inference, wanted, started, report)
     if options.checkpoint is not None:
         remove_checkpoint(options.checkpoint)
     if part is None:
+        write_report(summary, options.output_dir)
         print_summary(summary, options.output_dir)
     else:
         print_part(inference, options.output_dir / file_of(part))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpustats import images
+from gpustats.cli_report import write_report
 from gpustats.contrast_maps import ContrastMaps
 from gpustats.drop_ins import read_maps, said_when_interrupted, write_results
 from gpustats.engines import Engine, resolve
@@ -36,6 +37,7 @@ from gpustats.maps import Maps
 from gpustats.outcomes import Inference
 from gpustats.outputs import result_folder, save_images, write_json
 from gpustats.presets import CONVENTIONS
+from gpustats.records import RESULT
 from gpustats.smoothing import Blur
 
 logger = logging.getLogger("gpustats")
@@ -124,10 +126,13 @@ class _Run:
             summary = self._summary(fitted, files, found)
             write_json(folder / f"{self.root.name}.json", summary)
             if own is not None:
-                write_results(own, together(inferences), summary)
+                content = write_results(own, together(inferences), summary)
+        if results is not None:
+            write_report(content, results)
         self._say(f"written to {self.root}* in {time.perf_counter() - self.started:.1f} s")
         if results is not None:
-            self._say(f"clusters and result.json are in {results}")
+            entry = results / (content["report"] or RESULT)
+            self._say(f"clusters and maps of z and p are in {results}; start with {entry}")
 
     def _maps(self) -> Maps:
         """Read the data."""

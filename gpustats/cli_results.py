@@ -71,9 +71,9 @@ def seconds_since(started: float) -> float:
 
 
 def write_results(
-    folder: Path, inference: Inference, wanted: Wanted, started: float
+    folder: Path, inference: Inference, wanted: Wanted, started: float, report: str | None
 ) -> dict[str, Any]:
-    """Write maps, tables and the JSON; return what is in it."""
+    """Write maps, tables and the JSON, which names the report; return what is in it."""
     test = dict(inference.settings)
     run = test.pop("run")
     summary = {
@@ -82,6 +82,7 @@ def write_results(
         "fingerprint": dict(inference.fingerprint),
         "p_outside_mask": 1,
         "contrasts": write_inference(folder, inference, *wanted),
+        "report": report,
         "seconds": seconds_since(started),
     }
     write_json(folder / "result.json", summary)
@@ -102,7 +103,7 @@ def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
             f"  {kept['description']}: {kept['n_surviving_voxels']:,} voxels "
             f"in {kept['n_clusters']} clusters"
         )
-    entry = folder / "result.json"
+    entry = folder / (summary["report"] or "result.json")
     print(f"written to {folder} in {summary['seconds']:.1f} s; start with {entry}")
 
 

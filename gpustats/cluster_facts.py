@@ -262,8 +262,9 @@ def clusters_table(facts: Sequence[Facts]) -> pd.DataFrame:
         for number, peak in enumerate(cluster["peaks"]):
             of_cluster = _of_cluster(cluster) if number == 0 else {}
             rows.append({**_first_columns(cluster, peak, number), **_of_peak(peak), **of_cluster})
-    table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=COLUMNS)
-    return table.astype(object).where(table.notna(), "")
+    # columns of objects keep whole numbers whole beside what is empty
+    table = pd.DataFrame(rows, dtype=object) if rows else pd.DataFrame(columns=COLUMNS)
+    return table.where(table.notna(), "")
 
 
 def _first_columns(cluster: Facts, peak: Facts, number: int) -> Facts:

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from gpustats import images
 from gpustats.archives import save_inference
+from gpustats.cli_report import report_name
 from gpustats.fsl_model import image_path
 from gpustats.maps import Maps, load_maps
 from gpustats.outcomes import Inference
 from gpustats.outputs import write_json
 from gpustats.permutation_outputs import write_inference
+from gpustats.records import RESULT
 from gpustats.spaces import Grid
 from gpustats.thresholding import ThresholdRule
 
@@ -56,8 +58,8 @@ def read_maps(
     return load_maps(source, grid)
 
 
-def write_results(folder: Path, inference: Inference, summary: dict[str, Any]) -> None:
-    """Write what ``gpustats permute`` would, so that reports can be made of it.
+def write_results(folder: Path, inference: Inference, summary: dict[str, Any]) -> dict[str, Any]:
+    """Write what ``gpustats permute`` would, but for the report; return what its JSON holds.
 
     Parameters
     ----------
@@ -78,8 +80,10 @@ def write_results(folder: Path, inference: Inference, summary: dict[str, Any]) -
         "p": "two-sided" if two_sided else "one-sided",
         "p_outside_mask": 1,
         "contrasts": write_inference(folder, inference, RULE),
+        "report": report_name(),
     }
-    write_json(folder / "result.json", content)
+    write_json(folder / RESULT, content)
+    return content
 
 
 @contextmanager

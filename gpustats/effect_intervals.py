@@ -6,13 +6,20 @@ from collections.abc import Callable
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import ndtri
+from scipy.special import gammaincinv, ndtri
 from scipy.stats import ncf, nct
 
 from gpustats.effect_sizes import bias_correction, check_level
 
 LEAST_DF_OF_R = 2
 """Below, the standard error of Fisher's z does not exist."""
+
+LARGEST_RATIO = 1e5
+"""How many times the variance of t may be that of its numerator.
+
+Beyond, the numerator adds to the limits less than 1e-4 of them, and the noncentral distributions
+are lost.
+"""
 
 Limits = tuple[float, float]
 
@@ -27,7 +34,7 @@ def standardised_difference_interval(
     t
         The statistic of a mean or of a difference of means.
     df
-        Degrees of freedom of the residuals.
+        Degrees of freedom of the residuals, 2 or more.
     unscaled_variance
         c'(X'X)⁻c, as in `gpustats.effect_sizes.cohen_d`.
     level
@@ -58,6 +65,8 @@ def standardised_difference_interval(
     check_level(level)
 
     def noncentrality(p: float) -> float:
+        if t**2 > 2 * df * LARGEST_RATIO:
+            return t * float(np.sqrt(_variance_quantile(1 - p if t > 0 else p, df)))
         # the distribution function falls from 1 to 0 as the noncentrality grows
         return _root(lambda shift: float(nct.cdf(t, df, shift)) - p, t - 1, t + 1)
 
@@ -171,10 +180,18 @@ def partial_r_square_interval(f: float, dimension: int, df: int, level: float = 
 
         if excess(0.0) <= 0:
             return 0.0
-        noncentrality = _root(excess, 0.0, f * dimension + 1)
+        if f * dimension > 2 * df * LARGEST_RATIO:
+            noncentrality = f * dimension * _variance_quantile(1 - p, df)
+        else:
+            noncentrality = _root(excess, 0.0, f * dimension + 1)
         return noncentrality / (noncentrality + dimension + df + 1)
 
     return share((1 + level) / 2), share((1 - level) / 2)
+
+
+def _variance_quantile(p: float, df: int) -> float:
+    """Return the quantile of the variance of residuals whose true variance is 1."""
+    return float(gammaincinv(df / 2, p)) / (df / 2)
 
 
 def _root(falling: Callable[[float], float], low: float, high: float) -> float:

@@ -144,6 +144,8 @@ def together(pairs: Sequence[tuple[FslTest, Inference]]) -> Inference:
     settings["statistics"] = list(
         dict.fromkeys(one for _, found in pairs for one in found.settings["statistics"])
     )
+    widths = [found.settings["variance_smoothing_mm"] for _, found in pairs]
+    settings["variance_smoothing_mm"] = next((one for one in widths if one is not None), None)
     settings["errors"] = {names[test.contrast.name]: test.errors for test, _ in pairs}
     outcomes = [
         replace(outcome, contrast=_renamed(outcome.contrast, names))

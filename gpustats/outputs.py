@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from uuid import uuid4
 
 import numpy as np
+import pandas as pd
 from numpy.typing import DTypeLike, NDArray
 
 from gpustats import images
@@ -66,19 +67,31 @@ def result_folder(folder: Path) -> Iterator[Path]:
                 place.rmdir()
 
 
-def write_contrast(
-    folder: Path,
+class Results(NamedTuple):
+    """What is known of a contrast: a description for the JSON, and files by name."""
+
+    summary: dict[str, Any]
+    pictures: Pictures
+    tables: dict[str, pd.DataFrame]
+
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Write the files to a folder that exists, and return the description."""
+        save_images(folder, self.pictures)
+        for name, table in self.tables.items():
+            table.to_csv(folder / name, sep="\t", index=False)
+        return self.summary
+
+
+def contrast_results(
     maps: ContrastMaps,
     rule: ThresholdRule,
     table: TableChoices = USUAL_TABLE,
     extra: ExtraMaps = ONLY_THE_USUAL,
-) -> dict[str, Any]:
-    """Write the maps, the thresholded map and the clusters of a contrast.
+) -> Results:
+    """Make the maps, the thresholded map and the clusters of a contrast.
 
     Parameters
     ----------
-    folder
-        Where to; it exists.
     maps
         The contrast's maps.
     rule
@@ -90,24 +103,24 @@ def write_contrast(
 
     Returns
     -------
-    dict
-        What happened, for the JSON: the contrast, its threshold, peaks and files.
+    Results
+        What happened, for the JSON: the contrast, its threshold, peaks and files; and the files.
     """
     rule = rule.for_statistic(maps.contrast.statistic)
     height, thresholded, clusters = surviving_clusters(maps.z, maps.grid, rule, table.min_distance)
     further, described = extra_images(maps, extra.of(maps, rule.two_sided))
     pictures = contrast_images(maps, thresholded, clusters) | further
-    save_images(folder, pictures)
     proportions = parametric_proportions(maps, clusters, rule.two_sided, table)
     facts = describe_clusters(clusters, maps, {}, proportions, table.atlases)
-    table_name = write_clusters(folder, maps, facts)
-    return {
+    table_name = clusters_file(maps)
+    summary = {
         **contrast_summary(maps),
         **_threshold_summary(rule, height, clusters, int(np.count_nonzero(thresholded))),
         "extra_maps": described,
         "files": [*sorted(pictures), table_name],
         **table_summary(facts, table),
     }
+    return Results(summary, pictures, {table_name: clusters_table(facts)})
 
 
 def parametric_proportions(
@@ -168,9 +181,14 @@ def contrast_images(
 
 def write_clusters(folder: Path, maps: ContrastMaps, facts: list[Facts]) -> str:
     """Write the table of a contrast's clusters; return the name of the file."""
-    name = f"contrast-{maps.contrast.label}_clusters.tsv"
+    name = clusters_file(maps)
     clusters_table(facts).to_csv(folder / name, sep="\t", index=False)
     return name
+
+
+def clusters_file(maps: ContrastMaps) -> str:
+    """Return the name of the file with the table of a contrast's clusters."""
+    return f"contrast-{maps.contrast.label}_clusters.tsv"
 
 
 def save_images(folder: Path, pictures: Pictures) -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gpustats import images, simes
-from gpustats.atlases import Atlas
+from gpustats.atlases import Atlas, with_distinct_names
 from gpustats.cluster_facts import PERMUTATION, TableChoices, describe_clusters
 from gpustats.contrast_maps import ContrastMaps
 from gpustats.environment import versions
@@ -36,7 +36,7 @@ from gpustats.outputs import (
 from gpustats.spaces import Grid
 from gpustats.tables import clusters_at
 from gpustats.thresholding import ThresholdRule
-from gpustats.true_discoveries import Discoveries, permutation_true_discoveries
+from gpustats.true_discoveries import Discoveries, check_rate, permutation_true_discoveries
 
 USUAL_ALPHA = 0.05
 """The error rate whose threshold is written down whatever was asked for."""
@@ -92,7 +92,9 @@ def save_maps(
     cluster_threshold: int = 0,
     connectivity: int = 6,
     min_distance: float = 8.0,
+    true_discovery_alpha: float = 0.05,
     atlases: Sequence[Atlas] = (),
+    extra_maps: ExtraMaps = ONLY_THE_USUAL,
 ) -> None:
     """Write a permutation test as NIfTI maps, tables and a JSON, whole or not at all.
 
@@ -107,16 +109,22 @@ def save_maps(
     cluster_threshold, connectivity, min_distance
         Least number of voxels of a cluster, which voxels touch, and least distance of sub-peaks
         in mm.
+    true_discovery_alpha
+        The probability that any true-discovery proportion in the table is too large.
     atlases
-        Where the names of places in the table come from; see `gpustats.atlases.load_atlas`.
+        Where the names of places in the table come from; see `gpustats.load_atlas`.
+    extra_maps
+        Which maps to write besides the usual ones: effect sizes, intervals, other forms of p.
 
     Raises
     ------
     ValueError
-        If shuffles are missing, or a number is not in its unit.
+        If shuffles are missing, a number is not in its unit, or two atlases have one name.
     OSError
         If the folder cannot be written to.
     """
+    check_rate(true_discovery_alpha)
+    table = TableChoices(min_distance, true_discovery_alpha, with_distinct_names(atlases))
     two_sided = any(outcome.two_sided for outcome in inference.outcomes)
     rule = ThresholdRule(alpha, None, None, cluster_threshold, two_sided, connectivity)
     with result_folder(Path(folder)) as partial:
@@ -125,9 +133,7 @@ def save_maps(
             "test": dict(inference.settings),
             "fingerprint": dict(inference.fingerprint),
             "p_outside_mask": 1,
-            "contrasts": write_inference(
-                partial, inference, rule, TableChoices(min_distance, atlases=tuple(atlases))
-            ),
+            "contrasts": write_inference(partial, inference, rule, table, extra_maps),
         }
         write_json(partial / "result.json", summary)
 

@@ -1,4 +1,4 @@
-"""What a report shows: brains and designs as PNG, and nilearn's interactive viewer.
+"""Brains as a report shows them, drawn by nilearn, and nilearn's own interactive viewer.
 
 nilearn, matplotlib and jinja2 are imported by the functions that draw, so that everything else
 works without them. Pictures are drawn on figures that pyplot never hears of: neither the user's
@@ -7,7 +7,6 @@ backend nor their open figures change.
 
 from __future__ import annotations
 
-import re
 import warnings
 from base64 import b64encode
 from collections.abc import Iterator
@@ -21,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpustats import images
-from gpustats.design import Design
 from gpustats.spaces import Grid
 
 PlotType: TypeAlias = Literal["slice", "glass"]
@@ -37,9 +35,7 @@ N_PLANES = {"ortho": 3}
 HIDES_ZERO = 1e-6
 """The threshold, nilearn's own default, that hides voxels of value 0 only."""
 
-VIEWER_WIDTH = 1000
-MAX_LABEL = 30
-"""Characters of a column's name that fit beside a picture."""
+DOTS_PER_INCH = 150
 
 HARMLESS = (
     "Warning: 'partition' will ignore the 'mask'",  # nilearn, on its own masked template
@@ -60,6 +56,8 @@ class Libraries(NamedTuple):
     jinja2: Any
     matplotlib: Any
     plotting: Any
+    datasets: Any
+    pillow: Any
 
 
 def require_nilearn() -> Libraries:
@@ -74,12 +72,13 @@ def require_nilearn() -> Libraries:
         import jinja2
         import matplotlib.figure
         import matplotlib.style
-        from nilearn import plotting
+        from nilearn import datasets, plotting
+        from PIL import Image
     except ImportError as error:
         raise ImportError(
             "reports need nilearn, matplotlib and jinja2: pip install 'gpustats[report]'"
         ) from error
-    return Libraries(jinja2, matplotlib, plotting)
+    return Libraries(jinja2, matplotlib, plotting, datasets, Image)
 
 
 @contextmanager
@@ -243,7 +242,7 @@ def slices(brain: Brain, view: View) -> str:
         )
         if display.black_bg:
             figure.set_facecolor("black")
-        return _png(figure)
+        return data_uri(figure)
 
 
 def glass_brain(brain: Brain, view: View) -> str:
@@ -259,40 +258,7 @@ def glass_brain(brain: Brain, view: View) -> str:
             plot_abs=False,
             **brain.colours,
         )
-        return _png(figure)
-
-
-class Viewer(NamedTuple):
-    """An interactive viewer: a page, and the size that it was made for, in pixels."""
-
-    page: str
-    width: int
-    height: int
-
-
-def viewer(brain: Brain, view: View) -> Viewer:
-    """Make nilearn's interactive viewer of a map, asking the network for nothing."""
-    scale = {"symmetric_cmap": True} if brain.two_sided else {"symmetric_cmap": False, "vmin": 0}
-    peak = brain.peak_mm
-    found = view_img(
-        brain.image,
-        # outside the background there is no slice to start at
-        cut_coords=peak if view.on_template and view.holds(peak[None]).all() else None,
-        threshold=brain.threshold,
-        cmap=brain.cmap,
-        # the edges of clusters would fade into values below the threshold
-        resampling_interpolation="nearest",
-        # dark colours are the strongest: they need light behind them
-        black_bg=False if view.on_template else "auto",
-        width_view=VIEWER_WIDTH,
-        **scale,
-        **view.background(brain.grid),
-    )
-    head, end, body = found.html.partition("</head>")
-    # nilearn's icon lives on a server
-    page = re.sub(r"<link\b[^>]*>", "", head) + end + body
-    # nilearn leaves room for a title
-    return Viewer(page, found.width, round(0.88 * found.height))
+        return data_uri(figure)
 
 
 def view_img(stat_map_img: Any, bg_img: Any = "MNI152", **kwargs: Any) -> Any:
@@ -323,39 +289,11 @@ def view_img(stat_map_img: Any, bg_img: Any = "MNI152", **kwargs: Any) -> Any:
         return require_nilearn().plotting.view_img(stat_map_img, bg_img=bg_img, **kwargs)
 
 
-def design_picture(design: Design) -> str:
-    """Draw a design, each column relative to its largest size; a PNG as data URI."""
-    n_rows, n_columns = design.matrix.shape
-    largest = np.abs(design.matrix).max(axis=0)
-    with drawing() as library:
-        size = (min(2.6 + 0.45 * n_columns, 12.0), min(1.8 + 0.1 * n_rows, 7.0))
-        figure = library.matplotlib.figure.Figure(size, layout="constrained")
-        axes = figure.add_subplot()
-        scaled = design.matrix / np.where(largest > 0, largest, 1)
-        picture = axes.imshow(
-            scaled, "RdBu_r", vmin=-1, vmax=1, aspect="auto", interpolation="none"
-        )
-        axes.set_ylabel("row")
-        axes.xaxis.tick_top()
-        # names are the user's: a dollar in them starts no formula
-        axes.set_xticks(
-            range(n_columns),
-            [_short(name) for name in design.columns],
-            rotation=40,
-            ha="left",
-            parse_math=False,
-        )
-        figure.colorbar(picture, ax=axes, aspect=30, label="relative to the largest")
-        return _png(figure)
-
-
-def _short(name: str) -> str:
-    """Shorten a name that is too long to be written beside a picture."""
-    return name if len(name) <= MAX_LABEL else f"{name[: MAX_LABEL - 1]}…"
-
-
-def _png(figure: Any) -> str:
-    """Return a figure as a PNG in a data URI."""
+def data_uri(figure: Any, kind: Literal["png", "svg"] = "png") -> str:
+    """Return a figure in a data URI."""
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
+    # a picture drawn twice is the same to the last byte
+    metadata = {"Date": None} if kind == "svg" else None
+    figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)
+    media = {"png": "image/png", "svg": "image/svg+xml"}[kind]
+    return f"data:{media};base64,{b64encode(buffer.getvalue()).decode()}"

@@ -18,8 +18,8 @@ logger = logging.getLogger("gpustats")
 TELLING = 1.25
 """How far the variance of an effect must be off: p of 0.05 then stands for 0.08, or for 0.03."""
 
-N_SAMPLED = 2048
-"""Voxels at which variances are compared: the median over them hardly changes with more."""
+N_STRETCHES, STRETCH = 8, 256
+"""At how many voxels variances are compared: stretches of neighbours, as stores are read."""
 
 
 def warn_of_unequal_variances(maps: Maps | StoredMaps, design: Design, contrast: Contrast) -> None:
@@ -37,10 +37,11 @@ def warn_of_unequal_variances(maps: Maps | StoredMaps, design: Design, contrast:
 
     Notes
     -----
-    An effect w'y varies by the sum over groups of σ²(group) |w(group)|². One variance for all
-    makes it s²|w|², with s² the mean of the groups' variances by their degrees of freedom: too
+    An effect w'y varies by the sum over groups of σ²(group) ‖w(group)‖². One variance for all
+    makes it s²‖w‖², with s² the mean of the groups' variances by their degrees of freedom: too
     little where small groups vary more, too much where they vary less [1]_. The ratio of the two
-    is estimated from the residuals; what counts is its median over voxels.
+    is estimated from the residuals. What counts is its mean over voxels, which is 1 for groups of
+    equal variance, however small they are; the median is not.
 
     References
     ----------
@@ -55,8 +56,8 @@ def warn_of_unequal_variances(maps: Maps | StoredMaps, design: Design, contrast:
         return
     logger.warning(
         "%r: groups (of %d to %d maps) differ in variance, and one variance is assumed for all: "
-        "the effect varies %.2f times as much as that says, at the median voxel, and p will be too "
-        "%s; take groups of like size, or flip signs (--errors ise, errors='ise'), which assumes "
+        "the variance of the effect is %.2f times what that says, on average, and p will be too "
+        "%s; take groups of like size, or flip signs (gpustats permute --errors ise), which needs "
         "no equal variances",
         contrast.name,
         sizes.min(),
@@ -76,13 +77,15 @@ def _groups(design: Design, contrast: Contrast) -> NDArray[np.intp]:
 
 def _sample(maps: Maps | StoredMaps) -> NDArray[np.float64]:
     """Return the values of some voxels, ``(n, n_subjects)``, that lack no subject."""
+    length = min(STRETCH, maps.n_voxels)
+    starts = np.unique(np.linspace(0, maps.n_voxels - length, N_STRETCHES).astype(np.intp))
+    stretches = [range(first, first + length) for first in starts.tolist()]
     if isinstance(maps, StoredMaps):
-        first = max(0, (maps.n_voxels - N_SAMPLED) // 2)
-        values = maps.read(range(first, min(first + N_SAMPLED, maps.n_voxels)))
+        blocks = [maps.read(span) for span in stretches]
     else:
-        places = np.linspace(0, maps.n_voxels - 1, min(N_SAMPLED, maps.n_voxels)).astype(np.intp)
-        values = maps.values[places]
-    return values[np.isfinite(values).all(axis=1)].astype(np.float64)
+        blocks = [maps.values[span.start : span.stop] for span in stretches]
+    values = np.concatenate(blocks).astype(np.float64)
+    return np.asarray(values[np.isfinite(values).all(axis=1)])
 
 
 def _variance_ratio(
@@ -102,4 +105,4 @@ def _variance_ratio(
     if not known.any():
         return None
     actual = squares[known] / freedom @ (weights / weights.sum())
-    return float(np.median(actual / pooled[known]))
+    return float(np.mean(actual / pooled[known]))

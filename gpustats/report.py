@@ -5,29 +5,25 @@ from __future__ import annotations
 import os
 import tempfile
 import webbrowser
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from html import escape
 from numbers import Real
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-import numpy as np
-
-from gpustats import images, pictures
+from gpustats import images
+from gpustats.cluster_facts import TableChoices
 from gpustats.contrast_maps import ContrastMaps
-from gpustats.contrasts import Contrast
-from gpustats.design import Design
 from gpustats.environment import versions
-from gpustats.findings import Finding, degrees_of_freedom, find
 from gpustats.fits import Fit
-from gpustats.pictures import Brain, PlotType, View, Viewer, require_nilearn, view_img
+from gpustats.outputs import contrast_results
+from gpustats.pictures import PlotType, View, require_nilearn, view_img
+from gpustats.records import Record
+from gpustats.report_page import render
 from gpustats.thresholding import HeightControl, ThresholdRule
 
 __all__ = ["Report", "build_report", "make_glm_report", "require_nilearn", "view_img"]
-
-MAX_NAMES = 3
-"""Names of contrasts that fit into a title."""
 
 
 class Report:
@@ -183,22 +179,48 @@ def make_glm_report(
     rule = ThresholdRule(
         alpha, threshold, height_control, cluster_threshold or 0, two_sided, connectivity
     )
+    view = View(bg_img, plot_type, cut_coords, display_mode)
     results: dict[str, ContrastMaps] = {}
     for name, definition in _definitions(contrasts):
         maps = model.contrast_maps(definition, first_level_contrast=first_level_contrast)
         results[_unused(name or maps.contrast.name, results)] = maps
-    return build_report(
-        model.fit_for(first_level_contrast),
-        results,
-        rule,
-        title=title,
-        bg_img=bg_img,
-        min_distance=min_distance,
-        plot_type=plot_type,
-        cut_coords=cut_coords,
-        display_mode=display_mode,
-        parameters=model.parameters(),
-    ).resize(*report_dims)
+    if not results:
+        raise ValueError("there is no contrast to report; name at least one")
+    fitted = model.fit_for(first_level_contrast)
+    record = _kept_in_memory(fitted, results, rule, min_distance, model.parameters())
+    return build_report(record, title=title, view=view).resize(*report_dims)
+
+
+def _kept_in_memory(
+    fitted: Fit,
+    results: Mapping[str, ContrastMaps],
+    rule: ThresholdRule,
+    min_distance: float,
+    parameters: Mapping[str, str],
+) -> Record:
+    """Return what ``gpustats fit`` would leave behind, without a folder."""
+    table, outcomes = TableChoices(min_distance), []
+    for number, (name, maps) in enumerate(results.items(), start=1):
+        # names may differ in characters only that names of files cannot have
+        contrast = replace(maps.contrast, name=str(number))
+        one = contrast_results(replace(maps, contrast=contrast), rule, table)
+        outcomes.append(one._replace(summary={**one.summary, "name": name}))
+    content = {
+        "versions": versions(),
+        "engine": fitted.engine.describe(),
+        "parameters": dict(parameters),
+        "data": {
+            "n_subjects": fitted.maps.n_subjects,
+            "n_voxels": fitted.maps.grid.n_voxels,
+            "dropped_voxels": fitted.maps.dropped,
+            "rows_matched_by": fitted.design.matched_by,
+        },
+        "design": fitted.design.table.to_dict(orient="list"),
+        "contrasts": [outcome.summary for outcome in outcomes],
+    }
+    pictures = {name: kept for one in outcomes for name, kept in one.pictures.items()}
+    tables = {name: table for one in outcomes for name, table in one.tables.items()}
+    return Record(content, lambda name: pictures[name][0], tables.__getitem__)
 
 
 def _definitions(contrasts: Any) -> Iterator[tuple[str | None, Any]]:
@@ -220,33 +242,17 @@ def _unused(name: str, taken: Mapping[str, Any]) -> str:
     return numbered
 
 
-def build_report(
-    fit: Fit,
-    results: Mapping[str, ContrastMaps],
-    rule: ThresholdRule,
-    *,
-    title: str | None = None,
-    bg_img: Any = "MNI152TEMPLATE",
-    min_distance: float = 8.0,
-    plot_type: PlotType = "slice",
-    cut_coords: Any = None,
-    display_mode: str | None = None,
-    parameters: Mapping[str, str] | None = None,
-) -> Report:
-    """Report what a fit says about some contrasts, on one page.
+def build_report(record: Record, *, title: str | None = None, view: View | None = None) -> Report:
+    """Report what a run left behind, on one page.
 
     Parameters
     ----------
-    fit
-        The fit.
-    results
-        Its contrasts by name, at least one.
-    rule
-        Which voxels count.
-    title, bg_img, min_distance, plot_type, cut_coords, display_mode
-        As in `make_glm_report`.
-    parameters
-        Other settings that the page should list, by name.
+    record
+        The run, from its folder (`gpustats.records.read_record`) or from memory.
+    title
+        Title of the page; that of the run, or made from the contrasts, by default.
+    view
+        How brains are drawn.
 
     Returns
     -------
@@ -258,98 +264,7 @@ def build_report(
     ImportError
         If nilearn, matplotlib or jinja2 is missing; the message says how to get them.
     ValueError
-        If there is no contrast, ``plot_type`` is unknown, ``min_distance`` is not positive, or
-        ``bg_img`` is not an image.
-    FileNotFoundError
-        If ``bg_img`` is a path and no file is there.
+        If the files do not belong to the JSON.
     """
-    jinja2 = require_nilearn().jinja2
-    view = View(bg_img, plot_type, cut_coords, display_mode)
-    findings = [find(name, maps, rule, min_distance) for name, maps in results.items()]
-    if not findings:
-        raise ValueError("there is no contrast to report; name at least one")
-    title = title or _title(fit.maps.n_subjects, list(results))
-    page = jinja2.Environment(
-        loader=jinja2.PackageLoader("gpustats"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template("report.html")
-    html = page.render(
-        title=title,
-        fit=fit,
-        is_mean=_is_mean(fit.design),
-        design_picture=pictures.design_picture(fit.design),
-        sections=[_section(finding, fit.design, view) for finding in findings],
-        fits_background=view.fits(fit.maps.grid),
-        settings=_settings(fit, rule, min_distance),
-        parameters=parameters or {},
-        versions={**versions(), "engine": fit.engine.describe()},
-        written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-    )
+    title, html = render(record, view or View(), title)
     return Report(html, title)
-
-
-class _Section(NamedTuple):
-    """What the page shows of a contrast."""
-
-    finding: Finding
-    pictures: dict[str, str]
-    viewer: Viewer
-    weights: list[tuple[str, list[float]]]
-
-
-def _section(finding: Finding, design: Design, view: View) -> _Section:
-    """Draw a contrast: what survives, or else the largest effects and, to explore, all of them."""
-    grid, two_sided = finding.maps.grid, finding.rule.two_sided
-    brain = Brain(finding.shown, grid, two_sided)
-    explored = brain if finding.n_surviving else Brain(finding.maps.z, grid, two_sided=True)
-    drawn = {"slice": pictures.slices, "glass": pictures.glass_brain}
-    order = sorted(drawn, key=lambda plot_type: plot_type != view.plot_type)
-    return _Section(
-        finding,
-        {plot_type: drawn[plot_type](brain, view) for plot_type in order},
-        pictures.viewer(explored, view),
-        _weights(finding.maps.contrast, design),
-    )
-
-
-def _weights(contrast: Contrast, design: Design) -> list[tuple[str, list[float]]]:
-    """Return the weights of each column of the design that has any."""
-    columns = zip(design.columns, contrast.weights.T, strict=True)
-    return [(name, weights.tolist()) for name, weights in columns if weights.any()]
-
-
-def _title(n_subjects: int, names: Sequence[str]) -> str:
-    """Make a title of the contrasts, or of their number where there are many."""
-    what = ", ".join(names) if len(names) <= MAX_NAMES else f"{len(names)} contrasts"
-    return f"Group analysis of {n_subjects} subjects: {what}"
-
-
-def _is_mean(design: Design) -> bool:
-    """Tell whether a design is that of the one-sample test."""
-    return len(design.columns) == 1 and float(np.ptp(design.matrix)) == 0
-
-
-def _settings(fit: Fit, rule: ThresholdRule, min_distance: float) -> dict[str, str]:
-    """Return what the page lists of the data, the design and the threshold."""
-    grid, design = fit.maps.grid, fit.design
-    dropped = [f"{n:,} {reason}" for reason, n in fit.maps.dropped.items() if n]
-    fixed, extent = rule.height_control is None, rule.cluster_threshold
-    return {
-        "maps": str(fit.maps.n_subjects),
-        "grid": " x ".join(map(str, grid.mask.shape)) + " voxels",
-        "voxel size": " x ".join(f"{size:.4g}" for size in grid.voxel_sizes_mm) + " mm",
-        "voxels in the mask": f"{grid.n_voxels:,}",
-        "voxels that left the mask": "; ".join(dropped) or "none",
-        "columns of the design": f"{', '.join(design.columns)} (rank {design.rank})",
-        "degrees of freedom": degrees_of_freedom(fit.df),
-        "height control": str(rule.height_control or "none"),
-        "alpha": "not used" if fixed else f"{rule.alpha:g}",
-        "threshold chosen by hand": f"z = {rule.height(np.empty(0)):g}" if fixed else "not used",
-        "sides": "two (one for F)" if rule.two_sided else "one",
-        "smallest cluster": f"{extent} voxels" if extent > 1 else "any",
-        "connectivity": f"{rule.connectivity} neighbours",
-        "distance of sub-peaks": f"more than {min_distance:g} mm",
-    }

@@ -150,7 +150,7 @@ def permutation_true_discoveries(
     Parameters
     ----------
     outcome
-        What a `permutation_test` found of `TrueDiscoveries`, of all shuffles.
+        What a `gpustats.permutation_test` found of `TrueDiscoveries`, of all shuffles.
     sets
         ``(n_voxels,)`` integers: the set that each voxel is in, 0 for none; the labels of clusters
         of any threshold, or of regions.

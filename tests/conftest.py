@@ -7,8 +7,9 @@ import pytest
 from emulator.fixtures import cuda, cupy, emulated  # noqa: F401 -- fixtures of many tests
 from hypothesis import settings
 
-from gpustats import cli
+from gpustats import cli, cli_report
 from gpustats.engines import resolve
+from gpustats.report import Report
 
 # the same examples in every run, and no verdict on the speed of a busy machine
 settings.register_profile("gpustats", deadline=None, derandomize=True)
@@ -51,6 +52,14 @@ def log(caplog):
     """What the package logs."""
     caplog.set_level(logging.INFO, logger="gpustats")
     return caplog
+
+
+@pytest.fixture(autouse=True)
+def undrawn(request, monkeypatch):
+    """Let the command line draw its reports in tests of reports only: each takes a second."""
+    if "draws" not in request.keywords:
+        blank = Report("<!DOCTYPE html><title>not drawn</title>", "not drawn")
+        monkeypatch.setattr(cli_report, "build_report", lambda *_, **__: blank)
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
 """Reports and pictures, looked at the way a reader does."""
 
 import base64
+import gzip
 import io
 import json
-import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from simulate import ellipsoid
 
-from gpustats import glm, pictures
+from gpustats import glm, pictures, plots, viewer
 from gpustats.design import Design
 from gpustats.maps import Maps
 from gpustats.spaces import Grid
@@ -50,15 +50,17 @@ class Page(HTMLParser):
         return [" ".join(element[2].split()) for element in self.all(*tags)]
 
     @property
-    def viewers(self):
-        return [attributes["srcdoc"] for _, attributes, _ in self.all("iframe")]
+    def data(self):
+        """What the script of the page is told."""
+        return json.loads(next(text for _, a, text in self.all("script") if a.get("id") == "data"))
 
 
 def pixels(uri):
     """The colours of a PNG in a data URI, ``(height, width, 3)``."""
     kind, data = uri.split(",")
     assert kind == "data:image/png;base64"
-    return plt.imread(io.BytesIO(base64.b64decode(data)))[..., :3]
+    image = plt.imread(io.BytesIO(base64.b64decode(data)))
+    return (image[..., None].repeat(3, axis=2) if image.ndim == 2 else image)[..., :3]
 
 
 def has_red(uri):
@@ -71,9 +73,10 @@ def has_blue(uri):
     return bool((image[..., 2] - image[..., 0] > 0.3).any())
 
 
-def viewer_settings(page):
-    """What nilearn's viewer is told."""
-    return json.loads(re.search(r"brainsprite\((\{.*\})\)", page)[1])
+def unpacked(text):
+    """The numbers that the script of a page makes of what it is given, by its own definition."""
+    planes = np.frombuffer(gzip.decompress(base64.b64decode(text)), np.uint8).reshape(4, -1)
+    return np.ascontiguousarray(planes.T).view("<f4")[:, 0]
 
 
 def group(rng, columns, n_subjects=14, effect=3.0):
@@ -94,8 +97,8 @@ def group(rng, columns, n_subjects=14, effect=3.0):
 class Model:
     """What a report asks of a model."""
 
-    def __init__(self, fitted):
-        self.fitted, self.asked = fitted, []
+    def __init__(self, fitted, **parameters):
+        self.fitted, self.asked, self.told = fitted, [], parameters
 
     def contrast_maps(self, definition=None, first_level_contrast=None):
         self.asked.append((definition, first_level_contrast))
@@ -106,12 +109,16 @@ class Model:
         return self.fitted
 
     def parameters(self):
-        return {"smoothing_fwhm": "5 mm"}
+        return {"smoothing_fwhm": "5 mm", **self.told}
 
 
 def draw_nothing(monkeypatch):
     """Leave out the pictures where only words are looked at."""
-    monkeypatch.setattr(pictures, "slices", lambda *_: "data:,")
-    monkeypatch.setattr(pictures, "glass_brain", lambda *_: "data:,")
-    monkeypatch.setattr(pictures, "design_picture", lambda *_: "data:,")
-    monkeypatch.setattr(pictures, "viewer", lambda *_: pictures.Viewer("", 2, 1))
+    for module, name in [
+        (pictures, "slices"),
+        (pictures, "glass_brain"),
+        (plots, "design_picture"),
+        (plots, "null_picture"),
+        (viewer.Backdrop, "sprite"),
+    ]:
+        monkeypatch.setattr(module, name, lambda *_: "data:,")

@@ -13,6 +13,7 @@ from simulate import AFFINE, make_incomplete, make_maps, save_group
 from gpustats import (
     ClusterExtent,
     Design,
+    ExtraMaps,
     Voxelwise,
     fit,
     get_clusters_table,
@@ -22,7 +23,7 @@ from gpustats import (
 from gpustats.archives import load_inference, save_inference
 from gpustats.atlases import Atlas
 from gpustats.cluster_facts import TableChoices
-from gpustats.outputs import USUAL_TABLE, write_contrast
+from gpustats.outputs import USUAL_TABLE, contrast_results
 from gpustats.thresholding import ThresholdRule
 from gpustats.true_discoveries import true_discoveries
 
@@ -50,7 +51,7 @@ def halves():
 
 
 def written(folder, maps, table=USUAL_TABLE, rule=RULE):
-    summary = write_contrast(folder, maps, rule, table)
+    summary = contrast_results(maps, rule, table).write(folder)
     text = json.dumps(summary, allow_nan=False)
     stem = f"contrast-{maps.contrast.label}"
     labels = nib.load(folder / f"{stem}_desc-clusters_dseg.nii.gz").get_fdata()
@@ -123,6 +124,10 @@ def test_the_table_holds_the_same_facts(rng, tmp_path):
     found = fit(maps, design).contrast("patients - controls")
     summary, _, tsv = written(tmp_path, found, TableChoices(5.0, atlases=(halves(),)))
     main = tsv[tsv["Cluster Mass"].notna()]
+    assert len(main) < len(tsv)
+    lines = Path(tmp_path, f"contrast-{found.contrast.label}_clusters.tsv").read_text().splitlines()
+    cell = lines[1].split("\t")[tsv.columns.get_loc("Cluster Size (voxels)")]
+    assert cell == str(summary["clusters"][0]["n_voxels"])
     assert main["Cluster ID"].tolist() == [str(one["id"]) for one in summary["clusters"]]
     for (_, row), one in zip(main.iterrows(), summary["clusters"], strict=True):
         peak = one["peaks"][0]
@@ -184,6 +189,48 @@ def test_corrected_p_are_the_smallest_of_the_cluster(rng, tmp_path):
                 assert peak["p_corrected"][outcome.statistic] == p[tuple(peak["voxel"])]
     for told in first["statistics"]:
         assert (tmp_path / "direct" / told["null_maxima"]).exists()
+
+
+def test_python_writes_what_the_command_line_does(rng, tmp_path):
+    maps, design = grouped(rng)
+    test = permutation_test(maps, design, "age", n_permutations=50)
+    extra = ExtraMaps(effect_size=True, confidence=0.9, log10_p=True)
+    save_maps(test, tmp_path, alpha=0.3, true_discovery_alpha=0.2, extra_maps=extra)
+    (contrast,) = json.loads((tmp_path / "result.json").read_text())["contrasts"]
+    r = nib.load(tmp_path / "contrast-age_stat-partialr_statmap.nii.gz").get_fdata()
+    np.testing.assert_allclose(r[test.grid.mask], test.maps["age"].partial_r, rtol=1e-6)
+    assert len(contrast["extra_maps"]) == 7
+    p = test.maps["age"].p
+    labels = nib.load(tmp_path / "contrast-age_desc-clusters_dseg.nii.gz").get_fdata()
+    bounds = true_discoveries(
+        2 * np.minimum(p, 1 - p), labels[test.grid.mask].astype(int), alpha=0.2
+    )
+    told = {one["id"]: one["true_discovery_proportion"] for one in contrast["clusters"]}
+    assert told == dict(zip(bounds.names.tolist(), bounds.proportions.tolist(), strict=True))
+    assert told
+    with pytest.raises(ValueError, match="alpha must be an error rate"):
+        save_maps(test, tmp_path / "none", true_discovery_alpha=5)
+    assert not (tmp_path / "none").exists()
+
+
+def test_results_of_earlier_versions_are_told_as_far_as_they_go(rng, tmp_path):
+    maps, design = grouped(rng)
+    test = permutation_test(maps, design, "patients - controls", n_permutations=50)
+    save_inference(test, tmp_path / "new.npz")
+    with np.load(tmp_path / "new.npz") as archive:
+        arrays = dict(archive)
+    header = json.loads(arrays["gpustats_inference"].tobytes())
+    del header["maps"][0]["unscaled_variance"], header["maps"][0]["slopes"]
+    arrays["gpustats_inference"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    np.savez(tmp_path / "old.npz", **arrays)
+    save_maps(load_inference(tmp_path / "old.npz"), tmp_path / "results", alpha=0.2)
+    (contrast,) = json.loads((tmp_path / "results" / "result.json").read_text())["contrasts"]
+    for one in contrast["clusters"]:
+        for peak in one["peaks"]:
+            r = peak["statistic"] / np.sqrt(peak["statistic"] ** 2 + 13)
+            assert peak["effect_size"]["name"] == "partial r"
+            assert peak["effect_size"]["value"] == pytest.approx(r)
+    assert contrast["clusters"]
 
 
 def test_voxels_that_lack_subjects_are_told_by_their_own_df(rng, tmp_path):

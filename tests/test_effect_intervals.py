@@ -57,8 +57,24 @@ def test_limits_are_those_for_which_f_is_a_quantile(f, dimension, df):
 def test_nothing_is_explained_where_f_is_small():
     lower, upper = partial_r_square_interval(0.5, 3, 20)
     assert lower == 0
-    assert 0 < upper < 0.2
+    assert 0 < upper < 0.25
     assert partial_r_square_interval(0.01, 3, 20) == (0, 0)
+
+
+@pytest.mark.parametrize("df", [2, 9, 400])
+@pytest.mark.parametrize("share", [0.9, 1.1, 1e9])
+def test_limits_of_very_large_statistics_scale_with_them(df, share):
+    """Beyond a bound the noise of the numerator no longer counts, and nothing jumps there."""
+    t = np.sqrt(2 * df * 1e5 * share)
+    variances = stats.chi2.ppf([0.05, 0.95], df) / df
+    limits = standardised_difference_interval(t, df, 0.3, LEVEL)
+    assert limits == pytest.approx(t * np.sqrt(0.3 * variances), rel=1e-4)
+    negative = standardised_difference_interval(-t, df, 0.3, LEVEL)
+    assert negative == pytest.approx((-limits[1], -limits[0]))
+    shares = np.array(partial_r_square_interval(t**2 / 3, 3, df, LEVEL))
+    # the share that is left is (3 + df + 1) / (noncentrality + 3 + df + 1)
+    expected = (4 + df) / (t**2 * variances + 4 + df)
+    assert 1 - shares == pytest.approx(expected, rel=1e-3, abs=1e-15)
 
 
 def test_intervals_of_r_cover_it(rng):

@@ -49,6 +49,7 @@ def summary():
     return json.loads(Path("gpustats-results/result.json").read_text())
 
 
+@pytest.mark.draws
 def test_a_fit_writes_numbers_and_degrees_of_freedom(run, files, group):
     status, out, _ = run("fit", *files, *WORDS)
     assert status == 0

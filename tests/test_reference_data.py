@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
+from nilearn.glm import cluster_level_inference
 from nilearn.glm.second_level import SecondLevelModel as NilearnModel
+from nilearn.reporting import get_clusters_table as nilearn_table
 from oracles import statistic_to_z
-from scipy import stats
+from scipy import ndimage, stats
 
 import gpustats
 from gpustats import cli
@@ -58,6 +60,34 @@ def test_emotion_regulation_from_the_command_line(emotion, tmp_path):
     assert np.array_equal(clusters.labels != 0, published != 0)
     inside = published != 0
     np.testing.assert_allclose(t.get_fdata()[inside], published[inside], atol=3e-6)
+
+
+def test_the_clusters_of_emotion_regulation_are_those_of_nilearn(emotion, tmp_path):
+    words = ["fit", emotion / "contrasts_4d.nii.gz", "--mask", emotion / "mask.nii.gz"]
+    words += ["--threshold", "3.2", "--cluster-threshold", "10", "--one-sided"]
+    assert cli.main([*map(str, words), "--output-dir", str(tmp_path)]) == 0
+    clusters = summary(tmp_path)["contrasts"][0]["clusters"]
+    z = nib.load(tmp_path / "contrast-intercept_stat-z_statmap.nii.gz")
+    expected = nilearn_table(z, 3.2, cluster_threshold=10)
+    peaks = expected[expected["Cluster Size (mm3)"] != ""]
+    assert [one["id"] for one in clusters] == peaks["Cluster ID"].astype(int).tolist()
+    proportions = cluster_level_inference(z, threshold=3.2, verbose=0).get_fdata()
+    labels = nib.load(tmp_path / "contrast-intercept_desc-clusters_dseg.nii.gz").get_fdata()
+    t = nib.load(tmp_path / "contrast-intercept_stat-t_statmap.nii.gz").get_fdata()
+    for one, row in zip(clusters, peaks.itertuples(), strict=True):
+        peak = one["peaks"][0]
+        np.testing.assert_allclose(peak["mm"], [row.X, row.Y, row.Z])
+        assert peak["z"] == pytest.approx(row[5], abs=1e-5)
+        assert one["size_mm3"] == pytest.approx(row[6], abs=1)  # nilearn cuts to integers
+        centre = ndimage.center_of_mass(t, labels, one["id"])
+        mm = (z.affine @ [*centre, 1])[:3]
+        np.testing.assert_allclose(one["centre_of_mass_mm"], mm, atol=1e-4)
+        inside = labels == one["id"]
+        assert one["true_discovery_proportion"] == pytest.approx(proportions[inside].max())
+        # Hedges' g of one sample is the mean in standard deviations, times J
+        assert peak["effect_size"]["value"] == pytest.approx(
+            peak["statistic"] / np.sqrt(30) * (1 - 3 / (4 * 29 - 1)), rel=1e-4
+        )
 
 
 def test_emotion_regulation_with_a_covariate(emotion, tmp_path):

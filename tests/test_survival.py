@@ -222,7 +222,7 @@ def commands(tmp_path, rng):
 def test_a_test_that_is_killed_at_any_moment_ends_as_one_that_is_not(
     tmp_path, commands, rng, source, n_kills
 ):
-    command = [sys.executable, "-m", "gpustats", "permute", *commands[source]]
+    command = [sys.executable, "-m", "gpustats", "permute", "--no-report", *commands[source]]
     subprocess.run([*command, "--output-dir", "whole"], cwd=tmp_path, check=True)
     whole = load_inference(tmp_path / "whole" / "inference.npz")
     command += ["--checkpoint", "unfinished", "--checkpoint-seconds", "0.02"]

@@ -6,6 +6,7 @@ from gpustats.selftest.checks_of_clusters import cluster_checks, tfce_checks
 from gpustats.selftest.checks_of_fits import fit_checks
 from gpustats.selftest.checks_of_ranks import rank_checks
 from gpustats.selftest.checks_of_shuffles import shuffle_checks
+from gpustats.selftest.checks_of_smoothing import smoothing_checks
 from gpustats.selftest.checks_of_tests import permutation_checks
 from gpustats.selftest.promises import Check
 
@@ -18,5 +19,6 @@ def all_checks() -> tuple[Check, ...]:
         *cluster_checks(),
         *tfce_checks(),
         *rank_checks(),
+        *smoothing_checks(),
         *permutation_checks(),
     )

@@ -291,7 +291,8 @@ def test_results_are_those_of_permute(run, group, rng):
     words = group.write(design, [[1, -1, 0], [0, 0, 1]], f_tests=[[1, 1]], names=["A > B", "age"])
     status, out, _ = run("randomise", *words, *STATISTICS, "--results=own")
     assert status == 0
-    assert "clusters and result.json are in own" in out
+    assert "clusters and maps of z and p are in own; start with own/report.html" in out
+    assert Path("own/report.html").exists()
     told = json.loads(Path("own/result.json").read_text())
     assert [one["name"] for one in told["contrasts"]] == ["fstat1", "tstat1 A > B", "tstat2 age"]
     again = load_inference("own/inference.npz")

@@ -88,7 +88,8 @@ def test_files_hold_what_the_test_found(run, files, group, uncorrected):
         "minimum_p": 1 / 300,
     }
     listed = {name for entry in summary["contrasts"] for name in entry["files"]}
-    assert {*listed, "result.json", "inference.npz"} == set(os.listdir(RESULTS))
+    written = {*listed, "result.json", "report.html", "inference.npz"}
+    assert written == set(os.listdir(RESULTS))
     assert summary["parameters"]["uncorrected"] == uncorrected
     assert summary["p_outside_mask"] == 1
 

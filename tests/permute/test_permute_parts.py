@@ -125,6 +125,20 @@ def test_parts_saved_from_python_merge_too(run, tmp_path, files, group):
     assert result("both")["contrasts"][0]["alpha"] == 0.2
 
 
+def test_further_results_can_be_asked_for_when_parts_merge(run, files, design):
+    words = [*files, *design, "--columns", "patients,controls", "--n-permutations", "40"]
+    words += ["--contrast", "patients - controls", "--alpha", "0.3", "--one-minus-p"]
+    further = ["--effect-size", "--confidence", "0.9", "--logp", "--true-discoveries", "0.2"]
+    assert run("permute", *words, *further, "--output-dir", "whole")[0] == 0
+    cut(run, words, [["--shard", "1/2"], ["--shard", "2/2"]])
+    assert run("merge", "parts", *further, "--output-dir", "merged")[0] == 0
+    assert_equal_folders("whole", "merged")
+    (contrast,) = result("merged")["contrasts"]
+    assert contrast["true_discovery_alpha"] == 0.2
+    asked = result("merged")["parameters"]
+    assert (asked["confidence"], asked["one_minus_p"], asked["q"]) == (0.9, True, False)
+
+
 def test_parts_of_other_engines_merge_on_request(run, tmp_path, group):
     for number, indices in enumerate([range(20), range(20, 60)]):
         part = permutation_test(group, shuffles=indices, n_permutations=60, device="cpu")
