@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def write_results(folder: Path, inference: Inference, summary: dict[str, Any]) -
         "fingerprint": dict(inference.fingerprint),
         "p": "two-sided" if two_sided else "one-sided",
         "p_outside_mask": 1,
-        "contrasts": write_inference(folder, inference, RULE),
+        "contrasts": write_inference(folder, inference, replace(RULE, two_sided=two_sided)),
         "report": report_name(),
     }
     write_json(folder / RESULT, content)

@@ -321,3 +321,12 @@ def test_parametric_p_of_f(run, group):
     _, _, statistic, df = least_squares(group.maps.values, GROUPS, np.eye(2))
     p = fisher.sf(statistic, 2, df)
     np.testing.assert_allclose(group.image("out_vox_fstat_uncparap"), p, rtol=1e-4, atol=1e-30)
+
+
+def test_results_tell_of_both_tails(run, group):
+    words = [*group.tables(d=GROUPS, t=CONTRAST), "-n", 20, "-o", "out"]
+    for extra, two_sided in (([], False), (["-twotail"], True)):
+        assert run("palm", *words, *extra, "--results", "own")[0] == 0
+        told = json.loads(Path("own/result.json").read_text())
+        assert told["contrasts"][0]["two_sided"] is two_sided
+        assert told["p"] == ("two-sided" if two_sided else "one-sided")
