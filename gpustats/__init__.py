@@ -1,5 +1,7 @@
 """Group statistics of brain maps at the speed of the hardware."""
 
+import logging
+
 from gpustats.archives import load_inference, save_inference
 from gpustats.atlases import Atlas, load_atlas
 from gpustats.checkpoints import remove_checkpoint
@@ -16,6 +18,7 @@ from gpustats.glm import fit
 from gpustats.inference import permutation_test
 from gpustats.maps import Maps, load_maps
 from gpustats.merging import merge
+from gpustats.model_outputs import save_glm_to_bids
 from gpustats.nonparametric import non_parametric_inference
 from gpustats.outcomes import Inference
 from gpustats.permutation_outputs import save_maps
@@ -31,6 +34,9 @@ from gpustats.thresholding import map_threshold, threshold_stats_img
 from gpustats.true_discoveries import cluster_level_inference, permutation_true_discoveries
 
 __version__ = "0.1.0"
+
+# what the package says is heard where the program that imports it wants to
+logging.getLogger("gpustats").addHandler(logging.NullHandler())
 
 __all__ = [
     "Atlas",
@@ -70,6 +76,7 @@ __all__ = [
     "permutation_test",
     "permutation_true_discoveries",
     "remove_checkpoint",
+    "save_glm_to_bids",
     "save_inference",
     "save_maps",
     "stack_maps",

@@ -1,4 +1,4 @@
-"""The command line, ``gpustats COMMAND``: its parser and its exit status."""
+"""The command line, ``gpustats COMMAND``: its parser, its messages and its exit status."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import os
 import signal
 import sys
 import threading
-import warnings
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
+
+import shtab
 
 import gpustats
 from gpustats import demo
@@ -24,8 +26,9 @@ from gpustats.cli_randomise import add_randomise
 from gpustats.cli_report import add_report
 from gpustats.cli_selftest import add_info, add_selftest
 from gpustats.cli_stack import add_stack
+from gpustats.cli_talk import add_talk, check_talk, talking
 from gpustats.engines import DeviceError
-from gpustats.environment import Terminated
+from gpustats.environment import Terminated, versions
 
 logger = logging.getLogger("gpustats")
 
@@ -33,6 +36,14 @@ USER_ERROR = 2
 INTERRUPTED = 130
 TERMINATED = 143
 """What a shell makes of SIGTERM."""
+
+SHELLS = ("bash", "zsh", "fish", "tcsh")
+COMPLETION = """\
+examples:
+  gpustats completion bash > ~/.local/share/bash-completion/completions/gpustats
+  gpustats completion zsh > ~/.zsh/functions/_gpustats    (a folder of $fpath)
+  gpustats completion fish > ~/.config/fish/completions/gpustats.fish
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,26 +61,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         line, or 130 after Ctrl-C, or 143 after SIGTERM.
     """
     words = sys.argv[1:] if arguments is None else arguments
-    options = _parser().parse_args(_with_expressions(words))
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("gpustats: %(message)s"))
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    parser = _parser()
+    options = parser.parse_args(_with_expressions(words))
+    check_talk(parser, options)
+    with talking(options):
+        logger.debug("%s", " ".join(["gpustats", *map(str, words)]))
+        logger.debug("%s", ", ".join(f"{name} {one}" for name, one in versions().items()))
+        return _status_of(options)
+
+
+def _status_of(options: argparse.Namespace) -> int:
+    """Run a command and return its exit status; tell errors of users in one line."""
+    started = time.perf_counter()
     try:
-        with warnings.catch_warnings(), _terminable():
-            warnings.showwarning = lambda message, *_, **__: logger.warning("%s", message)
+        with _terminable():
             status: int | None = options.run(options)
+        logger.debug("done in %.1f s", time.perf_counter() - started)
     except (ValueError, TypeError, OSError, DeviceError, ImportError) as error:
         if os.environ.get("GPUSTATS_DEBUG"):
             raise
-        print(f"gpustats: error: {_one_line(error)}", file=sys.stderr)
+        logger.error("%s", _one_line(error))
         return USER_ERROR
     except KeyboardInterrupt as interruption:
-        what = str(interruption) or "interrupted; no results were written"
-        print(f"gpustats: {what}", file=sys.stderr)
+        logger.warning("%s", str(interruption) or "interrupted; no results were written")
         return TERMINATED if isinstance(interruption, Terminated) else INTERRUPTED
-    finally:
-        logger.removeHandler(handler)
     return status or 0
 
 
@@ -130,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     """Make the parser of all commands."""
     parser = _Parser(prog="gpustats", description=gpustats.__doc__)
     parser.add_argument("--version", action="version", version=f"gpustats {gpustats.__version__}")
+    add_talk(parser, default=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_fit(commands)
     add_permute(commands)
@@ -140,6 +156,16 @@ def _parser() -> argparse.ArgumentParser:
     add_palm(commands)
     add_selftest(commands)
     add_info(commands)
+    _add_demo(commands)
+    for command in commands.choices.values():
+        if "-" in command.prefix_chars:  # others have the options of other programs
+            add_talk(command)
+    _add_completion(commands)
+    return parser
+
+
+def _add_demo(commands: Any) -> None:
+    """Add the command that shows the package at work."""
     demonstration = commands.add_parser("demo", help="simulate a group, analyse it, report it")
     demonstration.add_argument(
         "--output-dir", type=Path, default=Path("gpustats-demo"), help="default: %(default)s"
@@ -147,7 +173,36 @@ def _parser() -> argparse.ArgumentParser:
     demonstration.add_argument("--n-subjects", type=int, default=20, help="default: %(default)s")
     demonstration.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     demonstration.set_defaults(run=_demo)
-    return parser
+
+
+def _add_completion(commands: Any) -> None:
+    """Add the command that teaches a shell the others."""
+    completion = commands.add_parser(
+        "completion",
+        help="print what lets a shell complete the words of commands",
+        description="Print a script that lets a shell complete commands, options and files.",
+        epilog=COMPLETION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    completion.add_argument("shell", choices=SHELLS)
+    completion.set_defaults(run=_complete)
+
+
+def _complete(options: argparse.Namespace) -> None:
+    """Print the script of a shell."""
+    parser = _parser()
+    for command in _commands_of(parser):
+        for action in command._actions:
+            if action.type is Path:
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+    print(shtab.complete(parser, options.shell))
+
+
+def _commands_of(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """Yield the parser of each command."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            yield from action.choices.values()
 
 
 def _demo(options: argparse.Namespace) -> None:

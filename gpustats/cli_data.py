@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from gpustats import glm
+from gpustats.cli_talk import OF_TALK
 from gpustats.contrasts import Contrast, DesignError
 from gpustats.design import Design
 from gpustats.inputs import Group, StoredGroup, group_input
@@ -29,6 +30,9 @@ OF_READING = (
     "memory",
 )
 """Options that say how maps are read."""
+
+NO_PARAMETERS = ("run", "dry_run", *OF_TALK)
+"""What a command knows that has no part in its result."""
 
 
 def find_group(options: argparse.Namespace) -> Group:
@@ -142,7 +146,7 @@ def make_contrasts(options: argparse.Namespace, design: Design) -> list[Contrast
 
 def parameters(options: argparse.Namespace) -> dict[str, Any]:
     """Return every option as the JSON keeps it."""
-    kept = {name: value for name, value in vars(options).items() if name != "run"}
+    kept = {name: value for name, value in vars(options).items() if name not in NO_PARAMETERS}
     kept["maps"] = [str(path) for path in options.maps]
     return {name: str(v) if isinstance(v, Path) else v for name, v in kept.items()}
 

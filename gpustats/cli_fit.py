@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from gpustats import cli_options, glm
+from gpustats.bids import write_dataset_description, write_sidecars
 from gpustats.cli_data import (
     describe_data,
     find_group,
@@ -17,9 +19,18 @@ from gpustats.cli_data import (
     read_design_table,
     reading,
 )
+from gpustats.cli_rehearsal import Rehearsal, check_folder, print_plan, time_row
 from gpustats.cli_report import report_name, write_report
+from gpustats.cli_results import Wanted
+from gpustats.cohort import Cohort
+from gpustats.contrast_maps import ContrastMaps
+from gpustats.contrasts import Contrast
+from gpustats.design import Design
 from gpustats.engines import resolve
 from gpustats.environment import versions
+from gpustats.inputs import Group
+from gpustats.maps import Maps
+from gpustats.memory import Load, for_fit, parse_bytes
 from gpustats.outputs import contrast_results, result_folder, write_json
 from gpustats.planning import described_maps
 from gpustats.pooled_variance import warn_of_unequal_variances
@@ -58,6 +69,7 @@ def add_fit(commands: Any) -> None:
     cli_options.add_report(fit.add_argument_group("report"))
     cli_options.add_device(fit)
     cli_options.add_memory(fit)
+    cli_options.add_dry_run(fit)
     fit.set_defaults(run=_fit)
 
 
@@ -71,6 +83,10 @@ def _fit(options: argparse.Namespace) -> None:
     group = find_group(options)
     design = make_design(options, read_design_table(options), group)
     contrasts = make_contrasts(options, design)
+    wanted = Wanted(rule, table, extra)
+    if options.dry_run:
+        _print_plan(options, group, design, contrasts, wanted)
+        return
     with result_folder(options.output_dir) as partial:
         maps = reading(options).read(group)
         fitted = glm.fit(maps, design, device=options.device, memory=options.memory)
@@ -84,16 +100,57 @@ def _fit(options: argparse.Namespace) -> None:
             "data": describe_data(group, design, fitted.maps.grid, described_maps(fitted.maps)),
             "plan": None if fitted.plan is None else fitted.plan.as_settings(),
             "design": fitted.design.table.to_dict(orient="list"),
-            "contrasts": [
-                contrast_results(result, rule, table, extra).write(partial)
-                for result in map(fitted.contrast, contrasts)
-            ],
+            "contrasts": _write_contrasts(
+                partial, map(fitted.contrast, contrasts), wanted, options
+            ),
             "report": report_name(wanted=not options.no_report),
         }
         summary["seconds"] = round(time.perf_counter() - started, 3)
         write_json(partial / "result.json", summary)
     write_report(summary, options.output_dir)
     _print_summary(summary, options.output_dir)
+
+
+def _write_contrasts(
+    folder: Path, results: Iterable[ContrastMaps], wanted: Wanted, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Write maps, tables and what BIDS wants beside them; describe the contrasts for the JSON."""
+    described = [contrast_results(one, *wanted).write(folder) for one in results]
+    write_sidecars(folder, described, [str(path) for path in options.maps])
+    write_dataset_description(folder, options.output_dir, "gpustats fit: a group model")
+    return described
+
+
+def _print_plan(
+    options: argparse.Namespace,
+    group: Group,
+    design: Design,
+    contrasts: list[Contrast],
+    wanted: Wanted,
+) -> None:
+    """Say what would be done, and do it with a few voxels of noise."""
+    found = reading(options).survey(group)
+    check_folder(options.output_dir)
+    rehearsal = Rehearsal(found, design, contrasts, options.missing == "pairwise")
+
+    def compute(maps: Maps) -> list[ContrastMaps]:
+        fitted = glm.fit(maps, design, device=options.device)
+        return [fitted.contrast(contrast) for contrast in contrasts]
+
+    def write(folder: Path, maps: Maps) -> None:
+        _write_contrasts(folder, compute(maps), wanted, options)
+
+    rows = list(rehearsal.rows())
+    engine = resolve(options.device)
+    if isinstance(found, Cohort) and not rehearsal.pairwise:
+        load = Load(found.n_voxels, found.n_subjects, design.rank)
+        rows.append(("memory", for_fit(engine, load, parse_bytes(options.memory)).describe()))
+    rows.append(("device", engine.describe()))
+    seconds = rehearsal.timed(lambda maps: [one.z for one in compute(maps)])
+    rows.append(time_row(seconds, "reading the maps and drawing the report take longer"))
+    report = report_name(wanted=not options.no_report)
+    names = [*rehearsal.names(write), "result.json", *([report] if report else [])]
+    print_plan(rows, options.output_dir, sorted(names))
 
 
 def _threshold_rule(options: argparse.Namespace) -> ThresholdRule:

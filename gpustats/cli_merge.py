@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,9 @@ from gpustats.environment import versions
 from gpustats.merging import Merger
 from gpustats.outcomes import Inference
 from gpustats.outputs import result_folder
+from gpustats.progress import shown
+
+logger = logging.getLogger("gpustats")
 
 
 def add_merge(commands: Any) -> None:
@@ -52,7 +56,9 @@ def _merge(options: argparse.Namespace) -> None:
     started = time.perf_counter()
     merger = Merger(allow_mixed=options.allow_mixed)
     runs: dict[Path, Mapping[str, Any]] = {}
-    for path in _part_files(options.parts):
+    files = _part_files(options.parts)
+    for path in shown(files, "merging", len(files), "part"):
+        logger.debug("reading %s", path)
         part = load_inference(path)
         runs[path] = part.settings.get("run", {})
         _check_rule(runs)

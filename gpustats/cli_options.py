@@ -54,6 +54,16 @@ def add_output(command: Any) -> None:
     )
 
 
+def add_dry_run(command: Any) -> None:
+    """Add what asks for the plan alone."""
+    command.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check all that can be checked without reading the maps, print what would be done, "
+        "how long it may take and which files it would write, and write nothing",
+    )
+
+
 def add_device(command: Any) -> None:
     """Add what computes."""
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index>")
@@ -208,6 +218,8 @@ def table_choices(chosen: Mapping[str, Any]) -> TableChoices:
     atlases = [
         load_atlas(*one.split(",", maxsplit=1)) if "," in one else load_atlas(one)
         for one in chosen.get("atlas", [])
+        # a dry run fetches nothing
+        if not (chosen.get("dry_run") and one in FETCHERS)
     ]
     return TableChoices(
         chosen["min_distance"],

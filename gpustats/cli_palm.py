@@ -112,8 +112,8 @@ class _Run:
             (folder / files[-1]).write_text(configuration(self.words), encoding="utf-8")
             summary = self._summary(inference, files, found)
             write_json(folder / f"{root.name}.json", summary)
-            if own is not None:
-                content = write_results(own, titled(inference, self.model.tests), summary)
+            if own is not None and results is not None:
+                content = write_results(own, results, titled(inference, self.model.tests), summary)
         if results is not None:
             write_report(content, results)
         self._say(f"written to {root}* in {time.perf_counter() - self.started:.1f} s")

@@ -33,6 +33,7 @@ from gpustats.cli_results import (
     with_run,
     write_results,
 )
+from gpustats.cli_test_plan import print_plan_of_test
 from gpustats.contrasts import Contrast
 from gpustats.crew import cluster
 from gpustats.engines import resolve
@@ -57,6 +58,12 @@ examples:
   gpustats permute cohort.zarr --dask-local 4    (or --dask tcp://HOST:PORT)
   gpustats permute con.nii.gz --shard 3/20    (on 20 machines, then: gpustats merge FOLDER)
 """
+
+OF_TEST = (
+    *("n_permutations", "seed", "block_exchange", "errors", "scheme"),
+    *("uncorrected", "null_contributions"),
+)
+"""Options that are arguments of the test."""
 
 STATISTICS: dict[str, Callable[[argparse.Namespace], Statistic]] = {
     "voxelwise": lambda _: Voxelwise(),
@@ -95,6 +102,7 @@ def add_permute(commands: Any) -> None:
     cli_options.add_report(permute.add_argument_group("report"))
     cli_options.add_device(permute)
     cli_options.add_machines(permute.add_argument_group("many machines"))
+    cli_options.add_dry_run(permute)
     permute.set_defaults(run=_permute)
 
 
@@ -176,6 +184,17 @@ def _permute(options: argparse.Namespace) -> None:
     design = make_design(options, table, group)
     contrasts = make_contrasts(options, design)
     _check_unit(options, contrasts)
+    test = {
+        "statistics": tuple(statistics),
+        "shuffles": part,
+        "blocks": blocks,
+        "two_sided": False if options.one_sided else None,
+        "variance_smoothing_mm": options.variance_smoothing,
+        **{name: getattr(options, name) for name in OF_TEST},
+    }
+    if options.dry_run:
+        print_plan_of_test(options, group, design, contrasts, test, wanted)
+        return
     with (
         cluster(options.dask, options.dask_local) as client,
         result_folder(options.output_dir) as partial,
@@ -186,18 +205,7 @@ def _permute(options: argparse.Namespace) -> None:
                 maps,
                 design,
                 {contrast.name: contrast for contrast in contrasts},
-                statistics=statistics,
-                n_permutations=options.n_permutations,
-                two_sided=False if options.one_sided else None,
-                seed=options.seed,
-                shuffles=part,
-                blocks=blocks,
-                block_exchange=options.block_exchange,
-                errors=options.errors,
-                scheme=options.scheme,
-                uncorrected=options.uncorrected,
-                null_contributions=options.null_contributions,
-                variance_smoothing_mm=options.variance_smoothing,
+                **test,
                 device=options.device,
                 memory=options.memory,
                 checkpoint=options.checkpoint,

@@ -125,8 +125,8 @@ class _Run:
                     inferences.append((test, inference))
             summary = self._summary(fitted, files, found)
             write_json(folder / f"{self.root.name}.json", summary)
-            if own is not None:
-                content = write_results(own, together(inferences), summary)
+            if own is not None and results is not None:
+                content = write_results(own, results, together(inferences), summary)
         if results is not None:
             write_report(content, results)
         self._say(f"written to {self.root}* in {time.perf_counter() - self.started:.1f} s")

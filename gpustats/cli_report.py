@@ -82,6 +82,7 @@ def write_report(summary: Mapping[str, Any], folder: Path) -> None:
         if (folder / REPORT).exists():
             logger.warning("%s is of an earlier run: this one writes none", folder / REPORT)
         return
+    logger.info("drawing the report")
     try:
         build_report(read_record(folder)).save_as_html(folder / summary["report"])
     except (ValueError, OSError) as error:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gpustats.bids import write_dataset_description, write_sidecars
 from gpustats.cli_options import extra_maps, table_choices
 from gpustats.cluster_facts import TableChoices
 from gpustats.extra_maps import ExtraMaps
@@ -19,6 +20,9 @@ from gpustats.thresholding import ThresholdRule
 
 PART_PREFIX = "inference_"
 """How files with the results of some of the shuffles begin."""
+
+WHAT = "gpustats permute: a permutation test of a group model"
+"""What was done, for BIDS."""
 
 SCORES = {
     "cluster_extent": "extent",
@@ -76,12 +80,16 @@ def write_results(
     """Write maps, tables and the JSON, which names the report; return what is in it."""
     test = dict(inference.settings)
     run = test.pop("run")
+    contrasts = write_inference(folder, inference, *wanted)
+    chosen = run["parameters"]
+    write_sidecars(folder, contrasts, chosen.get("maps", []))
+    write_dataset_description(folder, Path(chosen["output_dir"]), WHAT)
     summary = {
         **run,
         "test": test,
         "fingerprint": dict(inference.fingerprint),
         "p_outside_mask": 1,
-        "contrasts": write_inference(folder, inference, *wanted),
+        "contrasts": contrasts,
         "report": report,
         "seconds": seconds_since(started),
     }

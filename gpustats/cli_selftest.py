@@ -41,13 +41,13 @@ def add_selftest(commands: Any) -> None:
     testing.add_argument("--output-file", type=Path, metavar="JSON", help="where to report to")
     testing.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     testing.add_argument("--quick", action="store_true", help="take less data")
-    testing.set_defaults(run=_selftest)
+    testing.set_defaults(run=_selftest, answers=True)
 
 
 def add_info(commands: Any) -> None:
     """Add the command that a bug report should start with."""
     info = commands.add_parser("info", help="print versions, the engine, the GPUs and the memory")
-    info.set_defaults(run=_info)
+    info.set_defaults(run=_info, answers=True)
 
 
 def _selftest(options: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from gpustats import effect_intervals, effect_sizes
 from gpustats.atlases import Atlas
 from gpustats.contrast_maps import ContrastMaps
+from gpustats.significance import upper_tail_p
 from gpustats.tables import COLUMNS, Clusters
 from gpustats.true_discoveries import Discoveries
 
@@ -57,6 +58,8 @@ def describe_clusters(
     p_corrected: Mapping[str, NDArray[np.float64]],
     proportions: Mapping[str, Discoveries],
     atlases: Sequence[Atlas] = (),
+    *,
+    two_sided: bool,
 ) -> list[Facts]:
     """Tell all that is known of each cluster.
 
@@ -73,6 +76,8 @@ def describe_clusters(
         True-discovery proportions of the clusters, by the name that they get.
     atlases
         Where the names of places come from.
+    two_sided
+        Whether p of a peak is that of both tails, or of the upper one.
 
     Returns
     -------
@@ -88,7 +93,8 @@ def describe_clusters(
     order = np.argsort(labels, kind="stable")
     names, starts = np.unique(labels[order], return_index=True)
     members = dict(zip(names.tolist(), np.split(order, starts[1:]), strict=True))
-    teller = _Teller(clusters, maps, p_corrected, [(one, one.at(maps.grid)) for one in atlases])
+    regions = [(one, one.at(maps.grid)) for one in atlases]
+    teller = _Teller(clusters, maps, p_corrected, regions, two_sided)
     return [
         {
             **teller.whole(number, members[number]),
@@ -131,11 +137,13 @@ class _Teller:
         maps: ContrastMaps,
         p_corrected: Mapping[str, NDArray[np.float64]],
         regions: Sequence[tuple[Atlas, NDArray[np.int64]]],
+        two_sided: bool,
     ) -> None:
         self.clusters = clusters
         self.maps = maps
         self.p_corrected = p_corrected
         self.regions = regions
+        self.two_sided = two_sided
         self.indices = np.argwhere(maps.grid.mask)
         self.numbers = np.full(maps.grid.mask.shape, -1)
         self.numbers[maps.grid.mask] = np.arange(maps.grid.n_voxels)
@@ -186,7 +194,7 @@ class _Teller:
             "z": float(maps.z[voxel]),
             "statistic": float(maps.statistic[voxel]),
             "df": _df(maps, voxel),
-            "p": float(maps.p[voxel]),
+            "p": float(upper_tail_p(maps.z[voxel], two_sided=self.two_sided)),
             **_effect(maps, voxel),
             "effect_size": _effect_size(maps, voxel),
         }
@@ -215,8 +223,11 @@ def _effect(maps: ContrastMaps, voxel: int) -> Facts:
     return {"effect": effect, "effect_interval": [float(limit) for limit in limits]}
 
 
-def _effect_size(maps: ContrastMaps, voxel: int) -> Facts:
-    """Tell how large the effect at a voxel is, free of units and of the number of subjects."""
+def _effect_size(maps: ContrastMaps, voxel: int) -> Facts | None:
+    """Tell how large the effect at a voxel is, free of units and of the number of subjects.
+
+    None where there are too few subjects to tell.
+    """
     statistic, df = float(maps.statistic[voxel]), _df(maps, voxel)
     scale = maps.unscaled_variance
     limits: effect_intervals.Limits | None
@@ -231,11 +242,10 @@ def _effect_size(maps: ContrastMaps, voxel: int) -> Facts:
         name, scale = "Hedges' g", float(np.broadcast_to(scale, maps.statistic.shape)[voxel])
         value = effect_sizes.hedges_g(statistic, df, scale)
         limits = effect_intervals.hedges_g_interval(statistic, df, scale, LEVEL)
-    return {
-        "name": name,
-        "value": float(value) if np.isfinite(value) else None,
-        "interval": None if limits is None else list(limits),
-    }
+    if not np.isfinite(value):
+        return None
+    interval = None if limits is None else list(limits)
+    return {"name": name, "value": float(value), "interval": interval}
 
 
 def _place(mm: NDArray[np.float64]) -> list[float]:
@@ -281,8 +291,9 @@ def _of_peak(peak: Facts) -> Facts:
     if "effect" in peak:
         columns["Effect"] = peak["effect"]
         columns |= _limits("Effect", peak["effect_interval"])
-    columns[size["name"]] = size["value"]
-    columns |= _limits(size["name"], size["interval"])
+    if size is not None:
+        columns[size["name"]] = size["value"]
+        columns |= _limits(size["name"], size["interval"])
     columns |= {f"Corrected p, {name}": p for name, p in peak.get("p_corrected", {}).items()}
     return columns | {f"{name}, peak": label for name, label in peak.get("atlas", {}).items()}
 

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from tqdm import tqdm
 
 from gpustats.cohort_header import (
     DOCUMENT,
@@ -28,6 +27,7 @@ from gpustats.cohort_places import Place, find_place
 from gpustats.maps import Maps, Missing, checked_minimum
 from gpustats.pairwise_stack import PairwiseStack
 from gpustats.patterns import find_patterns
+from gpustats.progress import shown
 from gpustats.spaces import Grid
 from gpustats.stacking import Stack, prefetch
 
@@ -261,9 +261,7 @@ class Cohort:
         height = self.header.layout.height
         parts = [self.rows[low : low + height] for low in range(0, self.n_subjects, height)]
         blocks = prefetch(self._maps_of, parts, 1, n_ahead=1)
-        with tqdm(
-            desc="reading maps", total=self.n_subjects, unit="map", disable=None, delay=1
-        ) as bar:
+        with shown(None, "reading maps", self.n_subjects, "map") as bar:
             for part, block in zip(parts, blocks, strict=True):
                 for row, values in zip(part, block.T, strict=True):
                     stack.add(values, self.header.entries[row].name)
@@ -282,7 +280,7 @@ class Cohort:
             If anything differs; the message lists the files at fault, and whose data they hold.
         """
         faults: list[str] = []
-        shards = tqdm(self._shards, "checking", unit="shard", disable=None, delay=1)
+        shards = shown(self._shards, "checking", len(self._shards), "shard")
         for _, _, subjects in shards:
             rows = self.rows[subjects]
             try:

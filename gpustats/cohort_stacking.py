@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from gpustats import images
 from gpustats.cohort import Cohort
@@ -20,6 +19,7 @@ from gpustats.cohort_writer import Writer
 from gpustats.environment import n_cores
 from gpustats.images import ImageLike, Volumes
 from gpustats.maps import Reader, check_grids, check_width
+from gpustats.progress import shown
 from gpustats.stacking import prefetch
 
 Outcome: TypeAlias = tuple[NDArray[np.float32], Entry] | Exception
@@ -143,7 +143,7 @@ def fill(writer: Writer, sources: Sequence[Source], *, skip_bad: bool) -> None:
     n_all = len(writer.entries) + len(sources)
     one_file = any(isinstance(source.image, Volumes) for source in sources)
     outcomes = prefetch(MapReader(writer.stored), sources, 1 if one_file else n_cores())
-    progress = tqdm(outcomes, "stacking maps", len(sources), unit="map", disable=None, delay=1)
+    progress = shown(outcomes, "stacking maps", len(sources), "map")
     try:
         with writer:
             for source, outcome in zip(sources, progress, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import operator
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -65,8 +66,16 @@ def file_label(name: str) -> str:
     --------
     >>> file_label("patients - 0.5*controls_b")
     'patientsMinus0p5TimesControlsB'
+    >>> file_label("später")
+    'spater'
     """
-    text = re.sub(r"(?<=\d)\.(?=\d)", "p", name)
+    # accents go, and letters beyond them become their numbers: labels are of ASCII
+    plain = "".join(
+        letter if letter.isascii() or not letter.isalnum() else f"u{ord(letter):x}"
+        for letter in unicodedata.normalize("NFKD", name)
+        if not unicodedata.combining(letter)
+    )
+    text = re.sub(r"(?<=\d)\.(?=\d)", "p", plain)
     for symbol, word in WORDS.items():
         text = text.replace(symbol, f" {word} ")
     parts = re.findall(r"[^\W_]+", text)

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("gpustats")
 
 INSTALL_LINE = "pip install 'gpustats[distributed]'"
+NOT_ALONE = (
+    "a checkpoint is that of one process; give a checkpoint or a Dask client, or compute ranges of "
+    "shuffles apart and merge them"
+)
 AHEAD = 2
 """Ranges that a worker has: one that it computes, and the next."""
 SECONDS_OF_CREW = 5.0
@@ -132,10 +136,7 @@ def crew_of(client: Any, device: str, *, allow_mixed: bool, alone: bool) -> Crew
             f"got {type(client).__name__}"
         )
     if alone:
-        raise ValueError(
-            "a checkpoint is that of one process; give a checkpoint or a Dask client, or compute "
-            "ranges of shuffles apart and merge them"
-        )
+        raise ValueError(NOT_ALONE)
     return Crew(client, device, allow_mixed=allow_mixed)
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from gpustats import images
 from gpustats.pictures import require_nilearn
+from gpustats.progress import shown
 from gpustats.simulation import Blob, effect_map, simulate_maps
 
 FWHM_MM = 6.0
@@ -82,7 +82,7 @@ def simulate(folder: Path, *, n_subjects: int, seed: int) -> Group:
         saved = [
             pool.submit(images.save_image, images.unmask(values, grid), path)
             for values, path in zip(
-                tqdm(simulated, "simulating", n_subjects, unit="map", disable=None, delay=1),
+                shown(simulated, "simulating", n_subjects, "map"),
                 paths,
                 strict=True,
             )

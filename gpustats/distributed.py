@@ -206,7 +206,10 @@ class _Dispatch:
             if self.losses[piece] > MOST_LOSSES:
                 raise lost from error
             if self.sent.cancelled():
-                logger.warning("all workers were lost; going on as soon as there are others")
+                logger.warning(
+                    "all workers were lost; going on as soon as there are others: start some, and "
+                    "see why these ended (memory?)"
+                )
                 self.client.wait_for_workers(1)
                 self.sent = self._send()
             return None

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gpustats import images
 from gpustats.archives import save_inference
+from gpustats.bids import write_dataset_description, write_sidecars
 from gpustats.cli_report import report_name
 from gpustats.fsl_model import image_path
 from gpustats.maps import Maps, load_maps
@@ -59,13 +60,17 @@ def read_maps(
     return load_maps(source, grid)
 
 
-def write_results(folder: Path, inference: Inference, summary: dict[str, Any]) -> dict[str, Any]:
+def write_results(
+    folder: Path, results: Path, inference: Inference, summary: dict[str, Any]
+) -> dict[str, Any]:
     """Write what ``gpustats permute`` would, but for the report; return what its JSON holds.
 
     Parameters
     ----------
     folder
         Where to; it exists.
+    results
+        Where they will be.
     inference
         What was found.
     summary
@@ -74,13 +79,16 @@ def write_results(folder: Path, inference: Inference, summary: dict[str, Any]) -
     save_inference(inference, folder / "inference.npz")
     run = {name: value for name, value in summary.items() if name not in ("contrasts", "files")}
     two_sided = any(outcome.two_sided for outcome in inference.outcomes)
+    contrasts = write_inference(folder, inference, replace(RULE, two_sided=two_sided))
+    write_sidecars(folder, contrasts, [run["data"]["input"]])
+    write_dataset_description(folder, results, f"gpustats {run['command']}: a permutation test")
     content = {
         **run,
         "test": dict(inference.settings),
         "fingerprint": dict(inference.fingerprint),
         "p": "two-sided" if two_sided else "one-sided",
         "p_outside_mask": 1,
-        "contrasts": write_inference(folder, inference, replace(RULE, two_sided=two_sided)),
+        "contrasts": contrasts,
         "report": report_name(),
     }
     write_json(folder / RESULT, content)

@@ -225,7 +225,13 @@ class PairwiseFit(Fit):
         keep[voxels] = True
         dropped = int(np.count_nonzero(~keep))
         if dropped:
-            logger.warning("%d voxels left the mask of %r: not estimable", dropped, contrast.name)
+            logger.warning(
+                "%d voxels left the mask of %r: not estimable; the subjects with data there lack a "
+                "group, or a column does not vary in them: --min-subjects (min_subjects) asks for "
+                "more of them",
+                dropped,
+                contrast.name,
+            )
         return ContrastMaps(
             contrast,
             self.maps.grid.subset(keep),

@@ -15,6 +15,7 @@ from gpustats.fits import Fit, PairwiseFit, PatternFit, joined
 from gpustats.maps import Maps
 from gpustats.memory import Load, for_fit, parse_bytes
 from gpustats.patterns import Patterns
+from gpustats.progress import shown
 from gpustats.stored import Sieve, StoredMaps
 
 logger = logging.getLogger("gpustats")
@@ -84,6 +85,8 @@ def fit(
     """
     engine = resolve(device)
     design = design_for(maps, design)
+    size = maps.n_voxels, maps.n_subjects, len(design.columns), design.rank
+    logger.debug("fitting %d voxels of %d maps: %d columns of rank %d", *size)
     if not isinstance(maps, Maps):
         return _fit_stored(maps, design, device, parse_bytes(memory))
     if maps.missing is not None:
@@ -103,7 +106,8 @@ def _fit_stored(maps: StoredMaps | Cohort, design: Design, device: str, memory: 
     logger.info("plan of the fit: %s", plan.describe())
     sieve = Sieve(maps)
     found: list[Regression] = []
-    for span, values in sieve.whole.blocks(plan.block_voxels):
+    blocks = sieve.whole.blocks(plan.block_voxels)
+    for span, values in shown(blocks, "fitting", plan.n_blocks, "block"):
         usable = np.flatnonzero(sieve.usable(values))
         if usable.size == 0:
             continue

@@ -10,12 +10,12 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from gpustats import images
 from gpustats.cohort import Cohort, is_store
 from gpustats.contrasts import DesignError
 from gpustats.maps import check_labels, file_labels
+from gpustats.progress import shown
 from gpustats.spaces import Grid
 
 MAP_COLUMNS = ("subject_label", "map_name", "effects_map_path")
@@ -274,7 +274,7 @@ class FirstLevelModels:
     def images(self, first_level_contrast: Any) -> list[Any]:
         """Compute the effect of a contrast in every model."""
         self.key(first_level_contrast)
-        models = tqdm(self.models, "first-level contrasts", unit="model", disable=None, delay=1)
+        models = shown(self.models, "first-level contrasts", len(self.models), "model")
         return [
             model.compute_contrast(first_level_contrast, output_type="effect_size")
             for model in models

@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
-from tqdm import tqdm
 
 from gpustats import images
 from gpustats.environment import n_cores
@@ -21,8 +20,9 @@ from gpustats.exchangeability import check_integer
 from gpustats.images import ImageLike, Volumes
 from gpustats.pairwise_stack import PairwiseStack
 from gpustats.patterns import Patterns, find_patterns
+from gpustats.progress import shown
 from gpustats.spaces import Grid
-from gpustats.stacking import Stack, prefetch
+from gpustats.stacking import Stack, logged, prefetch
 from gpustats.subjects import repeated_labels
 
 logger = logging.getLogger("gpustats")
@@ -123,7 +123,7 @@ class Maps:
             return self
         if not keep.any():
             raise ValueError(complaint)
-        logger.warning("%d voxels left the mask: %s", np.count_nonzero(~keep), reason)
+        logged({reason: int(np.count_nonzero(~keep))})
         return self.subset(keep, reason)
 
 
@@ -198,10 +198,68 @@ def load_maps(
     (120, 10)
     """
     check_width(smoothing_fwhm)
+    found = survey(
+        maps,
+        mask,
+        subjects=subjects,
+        missing=missing,
+        min_subjects=min_subjects,
+        resample=resample,
+    )
+    volumes, grid, all_rows = found.volumes, found.grid, found.has_mask
+    stack = Stack(grid, len(volumes), all_rows=all_rows)
+    if missing == "pairwise":
+        stack = PairwiseStack(grid, len(volumes), found.min_subjects, all_rows=all_rows)
+    cells = stack.cells if all_rows else None
+    reader = Reader(grid, cells, zero_is_missing, smoothing_fwhm or 0.0)
+    for values, (volume, index) in zip(_read_all(reader, volumes), volumes, strict=True):
+        stack.add(values, volume.name)
+        logger.debug("read %s, volume %d", volume.name, index + 1)
+    dropped = stack.dropped(allow_missing=missing != "raise")
+    values, grid = stack.finish()
+    patterns = find_patterns(values) if missing == "pairwise" else None
+    return Maps(values, grid, found.subjects, dropped, patterns)
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """Hold what the headers of maps, and a mask, tell before any map is read.
+
+    Parameters
+    ----------
+    volumes
+        The opened images, and which volume of each is a map.
+    subjects
+        Label of each map, if they are known.
+    min_subjects
+        How many subjects a voxel must have.
+    grid
+        The voxels of the mask; without one, all of the first map.
+    has_mask
+        Whether there is one.
+    """
+
+    volumes: list[tuple[Volumes, int]]
+    subjects: tuple[str, ...] | None
+    min_subjects: int
+    grid: Grid
+    has_mask: bool
+
+
+def survey(
+    maps: ImageLike | Iterable[ImageLike],
+    mask: Any,
+    *,
+    subjects: Sequence[str] | None,
+    missing: Missing,
+    min_subjects: int | None,
+    resample: bool,
+) -> Survey:
+    """Open what `load_maps` is to read, and check all that can be checked without reading it."""
     volumes = list(_open_all(maps))
     if len(volumes) < 2:
         raise ValueError(f"a group needs at least 2 maps, got {len(volumes)}")
-    min_subjects = checked_minimum(missing, min_subjects, len(volumes))
+    least = checked_minimum(missing, min_subjects, len(volumes))
     if subjects is None:
         subjects = file_labels(volume.path for volume, _ in volumes)
     labels = None if subjects is None else tuple(map(str, subjects))
@@ -212,18 +270,7 @@ def load_maps(
     grid = target or Grid(np.ones(first.shape, bool), first.affine)
     if not resample:
         check_grids([v for v, _ in volumes], grid, "the mask" if target else first.name)
-    all_rows = target is not None
-    stack = Stack(grid, len(volumes), all_rows=all_rows)
-    if missing == "pairwise":
-        stack = PairwiseStack(grid, len(volumes), min_subjects, all_rows=all_rows)
-    cells = None if target is None else stack.cells
-    reader = Reader(grid, cells, zero_is_missing, smoothing_fwhm or 0.0)
-    for values, (volume, _) in zip(_read_all(reader, volumes), volumes, strict=True):
-        stack.add(values, volume.name)
-    dropped = stack.dropped(allow_missing=missing != "raise")
-    values, grid = stack.finish()
-    patterns = find_patterns(values) if missing == "pairwise" else None
-    return Maps(values, grid, labels, dropped, patterns)
+    return Survey(volumes, labels, least, grid, target is not None)
 
 
 def checked_minimum(missing: Missing, min_subjects: int | None, n_subjects: int) -> int:
@@ -348,4 +395,4 @@ def _read_all(
     one_file = volumes[0][0].n_volumes > 1
     n_threads = 1 if one_file else n_cores()
     results = prefetch(reader, volumes, n_threads)
-    yield from tqdm(results, "reading maps", len(volumes), unit="map", disable=None, delay=1)
+    yield from shown(results, "reading maps", len(volumes), "map")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,8 @@ from gpustats.spaces import Grid
 from gpustats.tables import Clusters, surviving_clusters
 from gpustats.thresholding import ThresholdRule
 from gpustats.true_discoveries import Discoveries, true_discoveries
+
+logger = logging.getLogger("gpustats")
 
 Pictures: TypeAlias = dict[str, tuple[Any, DTypeLike]]
 """Images by the name of their file, and the type of their voxels on disk."""
@@ -59,6 +62,7 @@ def result_folder(folder: Path) -> Iterator[Path]:
         partial.mkdir()
         yield partial
         for path in sorted(partial.iterdir()):
+            logger.debug("writing %s", folder / path.name)
             path.replace(folder / path.name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -111,14 +115,16 @@ def contrast_results(
     further, described = extra_images(maps, extra.of(maps, rule.two_sided))
     pictures = contrast_images(maps, thresholded, clusters) | further
     proportions = parametric_proportions(maps, clusters, rule.two_sided, table)
-    facts = describe_clusters(clusters, maps, {}, proportions, table.atlases)
+    facts = describe_clusters(
+        clusters, maps, {}, proportions, table.atlases, two_sided=rule.two_sided
+    )
     table_name = clusters_file(maps)
     summary = {
         **contrast_summary(maps),
         **_threshold_summary(rule, height, clusters, int(np.count_nonzero(thresholded))),
         "extra_maps": described,
         "files": [*sorted(pictures), table_name],
-        **table_summary(facts, table),
+        **table_summary(facts, table, rule.two_sided),
     }
     return Results(summary, pictures, {table_name: clusters_table(facts)})
 
@@ -132,11 +138,12 @@ def parametric_proportions(
     return {PARAMETRIC: true_discoveries(p, labels, table.true_discovery_alpha)}
 
 
-def table_summary(facts: list[Facts], table: TableChoices) -> dict[str, Any]:
+def table_summary(facts: list[Facts], table: TableChoices, two_sided: bool) -> dict[str, Any]:
     """Describe the clusters and how they were told."""
     return {
         "min_distance_mm": table.min_distance,
         "true_discovery_alpha": table.true_discovery_alpha,
+        "p_of_peaks": "two-sided" if two_sided else "one-sided, upper tail",
         "clusters": facts,
     }
 

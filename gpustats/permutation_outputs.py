@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gpustats import images, simes
 from gpustats.atlases import Atlas, with_distinct_names
+from gpustats.bids import write_dataset_description, write_sidecars
 from gpustats.cluster_facts import PERMUTATION, TableChoices, describe_clusters
 from gpustats.contrast_maps import ContrastMaps
 from gpustats.environment import versions
@@ -127,13 +128,17 @@ def save_maps(
     table = TableChoices(min_distance, true_discovery_alpha, with_distinct_names(atlases))
     two_sided = any(outcome.two_sided for outcome in inference.outcomes)
     rule = ThresholdRule(alpha, None, None, cluster_threshold, two_sided, connectivity)
-    with result_folder(Path(folder)) as partial:
+    folder = Path(folder)
+    with result_folder(folder) as partial:
+        contrasts = write_inference(partial, inference, rule, table, extra_maps)
+        write_sidecars(partial, contrasts, [])
+        write_dataset_description(partial, folder, "gpustats: a permutation test of a group model")
         summary = {
             "versions": versions(),
             "test": dict(inference.settings),
             "fingerprint": dict(inference.fingerprint),
             "p_outside_mask": 1,
-            "contrasts": write_inference(partial, inference, rule, table, extra_maps),
+            "contrasts": contrasts,
         }
         write_json(partial / "result.json", summary)
 
@@ -169,6 +174,7 @@ def _write_contrast(
         parametric_proportions(maps, clusters, rule.two_sided, table)
         | _proportions(outcomes, labels, table.true_discovery_alpha),
         table.atlases,
+        two_sided=rule.two_sided,
     )
     tables = [write_clusters(folder, maps, facts)]
     null_maxima = [_write_null_maxima(folder, outcome) for outcome in outcomes]
@@ -195,7 +201,7 @@ def _write_contrast(
         },
         "extra_maps": described,
         "files": [*sorted(pictures), *sorted([*tables, *null_maxima])],
-        **table_summary(facts, table),
+        **table_summary(facts, table, rule.two_sided),
     }
 
 

@@ -102,7 +102,7 @@ def drawing() -> Iterator[Libraries]:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """Say how brains are drawn; the parameters are those of `gpustats.report.build_report`.
+    """Say how brains are drawn; the parameters are those of `gpustats.report.make_glm_report`.
 
     Raises
     ------

@@ -9,8 +9,16 @@ from typing import Any
 import numpy as np
 
 from gpustats.cohort import Cohort
-from gpustats.inputs import Group, StoredGroup
-from gpustats.maps import Maps, Missing, checked_minimum, load_maps
+from gpustats.inputs import Group, GroupInput, StoredGroup
+from gpustats.maps import (
+    Maps,
+    Missing,
+    Survey,
+    check_width,
+    checked_minimum,
+    load_maps,
+    survey,
+)
 
 OF_FILES = ("mask", "smoothing_fwhm", "resample", "zero_is_missing", "first_level_contrast")
 """What says how files are read, and nothing of a store."""
@@ -91,15 +99,32 @@ class Reading:
                 return group.cohort.load("pairwise", min_subjects=self.min_subjects)
             return group.cohort
         return load_maps(
-            group.images(self.first_level_contrast),
-            self.mask if self.mask is not None else group.mask(),
-            subjects=group.subjects,
-            missing=self.missing,
-            min_subjects=self.min_subjects,
+            *self._sources(group),
+            **self._rules(group),
             zero_is_missing=self.zero_is_missing,
             smoothing_fwhm=self.smoothing_fwhm,
-            resample=self.resample,
         )
+
+    def survey(self, group: Group) -> Survey | Cohort:
+        """Look at headers and the mask only; raises what `read` would raise there."""
+        if isinstance(group, StoredGroup):
+            return group.cohort
+        check_width(self.smoothing_fwhm)
+        return survey(*self._sources(group), **self._rules(group))
+
+    def _sources(self, group: GroupInput) -> tuple[Any, Any]:
+        """Return the maps and the mask."""
+        mask = self.mask if self.mask is not None else group.mask()
+        return group.images(self.first_level_contrast), mask
+
+    def _rules(self, group: GroupInput) -> dict[str, Any]:
+        """Return what is checked before maps are read."""
+        return {
+            "subjects": group.subjects,
+            "missing": self.missing,
+            "min_subjects": self.min_subjects,
+            "resample": self.resample,
+        }
 
 
 def _check_complete(cohort: Cohort) -> None:

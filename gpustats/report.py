@@ -187,18 +187,32 @@ def make_glm_report(
     if not results:
         raise ValueError("there is no contrast to report; name at least one")
     fitted = model.fit_for(first_level_contrast)
-    record = _kept_in_memory(fitted, results, rule, min_distance, model.parameters())
+    record = record_of(fitted, results, rule, min_distance, model.parameters())
     return build_report(record, title=title, view=view).resize(*report_dims)
 
 
-def _kept_in_memory(
+def record_of(
     fitted: Fit,
     results: Mapping[str, ContrastMaps],
     rule: ThresholdRule,
     min_distance: float,
     parameters: Mapping[str, str],
 ) -> Record:
-    """Return what ``gpustats fit`` would leave behind, without a folder."""
+    """Return what ``gpustats fit`` would leave behind, in memory.
+
+    Parameters
+    ----------
+    fitted
+        The fit.
+    results
+        Its contrasts by name.
+    rule
+        Which voxels count.
+    min_distance
+        Least distance of sub-peaks in mm.
+    parameters
+        Other settings that a report should list, by name.
+    """
     table, outcomes = TableChoices(min_distance), []
     for number, (name, maps) in enumerate(results.items(), start=1):
         # names may differ in characters only that names of files cannot have

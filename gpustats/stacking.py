@@ -18,6 +18,17 @@ logger = logging.getLogger("gpustats")
 T = TypeVar("T")
 R = TypeVar("R")
 
+REMEDIES = {
+    "missing in some map": "--missing pairwise (missing='pairwise') analyses them in the maps that "
+    "have data there",
+    "observed in fewer than": "--min-subjects (min_subjects) says how many it takes",
+    "equal in all maps": "outside the brain that is as it should be, and a mask leaves them out; "
+    "inside see whether files are copies of each other",
+    "no residual variance": "see whether maps are copies of each other, or leave out columns",
+    "too few subjects": "leave out columns or add subjects",
+}
+"""What can be done where voxels leave the mask, by how the reason begins."""
+
 
 def prefetch(
     function: Callable[[T], R], items: Iterable[T], n_threads: int, n_ahead: int | None = None
@@ -39,10 +50,12 @@ def prefetch(
 
 
 def logged(dropped: dict[str, int]) -> dict[str, int]:
-    """Log how many voxels left the mask, by reason."""
+    """Log how many voxels left the mask, by reason, and what can be done about it."""
     for reason, count in dropped.items():
         if count:
-            logger.warning("%d voxels left the mask: %s", count, reason)
+            known = (words for start, words in REMEDIES.items() if reason.startswith(start))
+            told = "; ".join([reason, *known])
+            logger.warning("%d voxels left the mask: %s", count, told)
     return dropped
 
 

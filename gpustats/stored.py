@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -12,9 +11,7 @@ from numpy.typing import NDArray
 from gpustats.cohort import Cohort
 from gpustats.cohort_layout import VOXELS_PER_CHUNK
 from gpustats.spaces import Grid
-from gpustats.stacking import prefetch
-
-logger = logging.getLogger("gpustats")
+from gpustats.stacking import logged, prefetch
 
 STRETCH_BYTES = 2**25
 """What is read at a time where some of it is left out."""
@@ -133,9 +130,7 @@ class Sieve:
             If no voxel is left.
         """
         kept = np.concatenate([np.empty(0, dtype=np.intp), *self.kept])
-        for reason, count in self.dropped.items():
-            if count:
-                logger.warning("%d voxels left the mask: %s", count, reason)
+        logged(self.dropped)
         if kept.size == 0:
             raise ValueError("no voxel is left that is finite in all maps and differs between some")
         keep = np.zeros(self.whole.n_voxels, dtype=bool)

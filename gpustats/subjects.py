@@ -70,8 +70,16 @@ def aligned_rows(
     """
     if len(table.drop_duplicates()) > 1:  # rows that are all equal match anyhow
         by = matched_by(labels, table_labels)
-        level = logging.INFO if by == "subject label" else logging.WARNING
-        logger.log(level, "rows of the %s match the maps by %s", owner, by)
+        if by == "subject label":
+            logger.info("rows of the %s match the maps by %s", owner, by)
+        else:
+            logger.warning(
+                "rows of the %s match the maps by %s; see that it is the same, or give labels to "
+                "both: a column of them, and file names that begin with sub-<label>_ or a table "
+                "of maps",
+                owner,
+                by,
+            )
     if labels is None or table_labels is None:
         if len(table) != n_maps:
             raise DesignError(

@@ -37,7 +37,7 @@ def image(tmp_path, volume):
     [
         ("dseg.tsv", "index\tname\tcolor\n1\tInsula\tred\n2\tLeft Thalamus\t\n7\tVermis\t\n"),
         ("table.csv", "Label,Value\nInsula,1\nLeft Thalamus,2\n Vermis ,7\n"),
-        ("fsl.xml", XML.format(kind="Probabalistic", one=0, two=1, seven=6)),
+        ("fsl.xml", XML.format(kind="Probabilistic", one=0, two=1, seven=6)),
         ("fsl.xml", XML.format(kind="Label", one=1, two=2, seven=7)),
         ("aal.xml", AAL),
         ("plain.txt", "1 Insula\n2 Left Thalamus\n7\tVermis\n"),

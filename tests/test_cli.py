@@ -67,7 +67,9 @@ def test_one_sample(run, files, group):
     main = table["Cluster ID"].astype(str).str.fullmatch(r"-?\d+")
     assert sorted(table["Cluster ID"][main].astype(int)) == sorted(set(np.unique(labels)) - {0})
     listed = {name for entry in summary["contrasts"] for name in entry["files"]}
-    assert {*listed, "result.json", "report.html"} == set(os.listdir("gpustats-results"))
+    assert {*listed, "dataset_description.json", "result.json", "report.html"} == set(
+        os.listdir("gpustats-results")
+    )
     assert summary["versions"]["gpustats"] == __version__
     assert summary["parameters"]["alpha"] == 0.001
     assert summary["data"]["n_voxels"] == group.n_voxels

@@ -108,7 +108,11 @@ def test_each_peak_is_told_as_defined(rng, tmp_path, contrast):
         v = int(numbers[tuple(peak["voxel"])])
         assert peak["mm"] == pytest.approx([row.X, row.Y, row.Z])
         assert peak["z"] == found.z[v] == row[5]
-        assert (peak["statistic"], peak["df"], peak["p"]) == (found.statistic[v], 13, found.p[v])
+        assert (peak["statistic"], peak["df"]) == (found.statistic[v], 13)
+        expected = stats.f.sf(found.statistic[v], 2, 13)
+        if found.contrast.statistic == "t":  # both tails count, so p is small in negative clusters
+            expected = 2 * stats.t.sf(abs(found.statistic[v]), 13)
+        assert peak["p"] == pytest.approx(expected)
         assert peak["effect_size"]["value"] == pytest.approx(sizes[v])
         low, high = peak["effect_size"]["interval"]
         assert low < sizes[v] < high
@@ -245,6 +249,24 @@ def test_voxels_that_lack_subjects_are_told_by_their_own_df(rng, tmp_path):
         for peak in one["peaks"]:
             assert peak["df"] == df[tuple(peak["voxel"])]
             assert peak["effect_size"]["value"] == pytest.approx(g[tuple(peak["voxel"])])
+
+
+def test_two_subjects_have_no_effect_size(rng, tmp_path):
+    found = fit(make_maps(rng, 2)).contrast()
+    summary, _, tsv = written(tmp_path, found, rule=ThresholdRule(0.05, 0.5, None, 0, True, 6))
+    peaks = [peak for one in summary["clusters"] for peak in one["peaks"]]
+    assert {(peak["df"], peak["effect_size"]) for peak in peaks} == {(1, None)}
+    assert not any("Hedges" in column for column in tsv.columns)
+
+
+def test_one_sided_p_is_that_of_the_upper_tail(rng, tmp_path):
+    found = fit(make_maps(rng)).contrast()
+    summary, _, _ = written(tmp_path, found, rule=ThresholdRule(0.05, 1.8, None, 0, False, 6))
+    for one in summary["clusters"]:
+        for peak in one["peaks"]:
+            assert peak["p"] == pytest.approx(stats.t.sf(peak["statistic"], peak["df"]))
+    assert summary["clusters"]
+    assert summary["p_of_peaks"] == "one-sided, upper tail"
 
 
 def test_nothing_survives(rng, tmp_path):

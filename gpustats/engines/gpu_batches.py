@@ -87,5 +87,9 @@ def _half(count: int) -> int:
             f"the GPU has no room for one map: {free_bytes() / 2**20:.0f} MiB are free; "
             "close what else uses it, or take device='cpu'"
         )
-    logger.warning("out of memory on the GPU: going on with %d maps at a time", count // 2)
+    logger.warning(
+        "out of memory on the GPU: going on with %d maps at a time; close what else uses it to be "
+        "faster",
+        count // 2,
+    )
     return count // 2

@@ -88,8 +88,8 @@ def test_files_hold_what_the_test_found(run, files, group, uncorrected):
         "minimum_p": 1 / 300,
     }
     listed = {name for entry in summary["contrasts"] for name in entry["files"]}
-    written = {*listed, "result.json", "report.html", "inference.npz"}
-    assert written == set(os.listdir(RESULTS))
+    own = {"dataset_description.json", "result.json", "report.html", "inference.npz"}
+    assert {*listed, *own} == set(os.listdir(RESULTS))
     assert summary["parameters"]["uncorrected"] == uncorrected
     assert summary["p_outside_mask"] == 1
 
