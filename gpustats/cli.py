@@ -20,6 +20,7 @@ import gpustats
 from gpustats import demo
 from gpustats.cli_fit import add_fit
 from gpustats.cli_merge import add_merge
+from gpustats.cli_palm import add_palm
 from gpustats.cli_permute import add_permute
 from gpustats.cli_randomise import add_randomise
 from gpustats.cli_report import add_report
@@ -87,6 +88,11 @@ def _status_of(options: argparse.Namespace) -> int:
     return status or 0
 
 
+def palm() -> int:
+    """Run ``gpustats-palm``, which is ``gpustats palm``."""
+    return main(["palm", *sys.argv[1:]])
+
+
 def randomise() -> int:
     """Run ``gpustats-randomise``, which is ``gpustats randomise``."""
     return main(["randomise", *sys.argv[1:]])
@@ -147,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     add_report(commands)
     add_stack(commands)
     add_randomise(commands)
+    add_palm(commands)
     add_selftest(commands)
     add_info(commands)
     _add_demo(commands)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from gpustats import images
-from gpustats.archives import save_inference
-from gpustats.bids import write_dataset_description, write_sidecars
-from gpustats.cli_report import report_name, write_report
+from gpustats.cli_report import write_report
 from gpustats.contrast_maps import ContrastMaps
+from gpustats.drop_ins import read_maps, said_when_interrupted, write_results
 from gpustats.engines import Engine, resolve
 from gpustats.environment import versions
 from gpustats.fits import Fit
@@ -35,20 +33,15 @@ from gpustats.fsl_outputs import (
 )
 from gpustats.glm import fit
 from gpustats.inference import permutation_test
-from gpustats.maps import Maps, load_maps
+from gpustats.maps import Maps
 from gpustats.outcomes import Inference
 from gpustats.outputs import result_folder, save_images, write_json
-from gpustats.permutation_outputs import write_inference
 from gpustats.presets import CONVENTIONS
 from gpustats.records import RESULT
 from gpustats.smoothing import Blur
-from gpustats.spaces import Grid
-from gpustats.thresholding import ThresholdRule
 
 logger = logging.getLogger("gpustats")
 
-RULE = ThresholdRule(0.05, None, None, 0, two_sided=False, connectivity=26)
-"""Which voxels count in ``--results``: those with p <= 0.05, and their neighbours are FSL's."""
 IN_MASK = 0.5
 """Voxels of a mask above this are in it, as in FSL."""
 
@@ -118,7 +111,7 @@ class _Run:
             return
         results = self.options.results
         beside = nullcontext() if results is None else result_folder(results)
-        with result_folder(self.root.parent) as folder, beside as own, _said_when_interrupted():
+        with result_folder(self.root.parent) as folder, beside as own, said_when_interrupted():
             maps = self._maps()
             fitted = fit(maps, self.model.design, device=self.options.device)
             files = []
@@ -133,7 +126,7 @@ class _Run:
             summary = self._summary(fitted, files, found)
             write_json(folder / f"{self.root.name}.json", summary)
             if own is not None and results is not None:
-                content = _write_results(own, results, together(inferences), summary)
+                content = write_results(own, results, together(inferences), summary)
         if results is not None:
             write_report(content, results)
         self._say(f"written to {self.root}* in {time.perf_counter() - self.started:.1f} s")
@@ -143,14 +136,12 @@ class _Run:
 
     def _maps(self) -> Maps:
         """Read the data."""
-        mask = None
-        if self.options.mask is not None:
-            path = image_path(self.options.mask)
-            volume, affine = images.read_map(path, "mask")
-            mask = Grid(np.nan_to_num(volume) > IN_MASK, affine)
-            if mask.n_voxels == 0:
-                raise ValueError(f"{path}: the mask is empty; no voxel is above {IN_MASK}")
-        return load_maps(self.source, mask)
+        return read_maps(
+            self.source,
+            self.options.mask,
+            lambda mask: np.nan_to_num(mask) > IN_MASK,
+            f"above {IN_MASK}",
+        )
 
     def _write(
         self, folder: Path, fitted: Fit, test: FslTest, inference: Inference | None
@@ -250,35 +241,3 @@ class _Run:
         """Print a line, unless only errors are wanted."""
         if not self.options.quiet:
             print(line)
-
-
-def _write_results(
-    folder: Path, results: Path, inference: Inference, summary: dict[str, Any]
-) -> dict[str, Any]:
-    """Write what ``gpustats permute`` would, but for the report; return what its JSON holds."""
-    save_inference(inference, folder / "inference.npz")
-    run = {name: value for name, value in summary.items() if name not in ("contrasts", "files")}
-    contrasts = write_inference(folder, inference, RULE)
-    write_sidecars(folder, contrasts, [run["data"]["input"]])
-    write_dataset_description(folder, results, "gpustats randomise: a permutation test")
-    content = {
-        **run,
-        "test": dict(inference.settings),
-        "fingerprint": dict(inference.fingerprint),
-        "p": "one-sided",
-        "p_outside_mask": 1,
-        "contrasts": contrasts,
-        "report": report_name(),
-    }
-    write_json(folder / RESULT, content)
-    return content
-
-
-@contextmanager
-def _said_when_interrupted() -> Iterator[None]:
-    """Say that nothing is left of a run that is interrupted."""
-    try:
-        yield
-    except KeyboardInterrupt as interruption:
-        done = str(interruption) or "interrupted"
-        raise type(interruption)(f"{done}; no results were written") from None

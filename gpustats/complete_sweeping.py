@@ -86,11 +86,11 @@ class Complete:
 
     @property
     def observed(self) -> NDArray[np.float32]:
-        """The map that spatial statistics look at, of shuffle 0, ``(n_voxels,)``."""
-        if not self.form.is_f:
-            return self.observed_statistic
-        f = self.observed_statistic.astype(np.float64)
-        return self.engine.f_to_z(f, self.form.n_tested, self.form.df).astype(np.float32)
+        """The z of shuffle 0, ``(n_voxels,)``."""
+        values, form = self.observed_statistic.astype(np.float64), self.form
+        if form.is_f:
+            return self.engine.f_to_z(values, form.n_tested, form.df).astype(np.float32)
+        return self.engine.t_to_z(values, form.df).astype(np.float32)
 
     @property
     def observed_statistic(self) -> NDArray[np.float32]:
@@ -116,11 +116,13 @@ class Complete:
         maxima = self._sweep_blocks(batch, maps, self.form, self._exceeding, finish)
         return maxima.astype(np.float64)
 
-    def to_compared(self, maps: Sequence[Array]) -> None:
-        """Turn maps of F, as `sweep` filled them, into their z."""
-        if self.form.is_f:
-            for some in maps:
+    def to_z(self, maps: Sequence[Array]) -> None:
+        """Turn maps of t or F, as `sweep` filled them, into their z."""
+        for some in maps:
+            if self.form.is_f:
                 self.engine.f_maps_to_z(some, self.form.n_tested, self.form.df)
+            else:
+                self.engine.t_maps_to_z(some, self.form.df)
 
     def fill(self, batch: range, maps: Sequence[Array], form: Form) -> None:
         """Fill the maps of a batch with t, or with what another form makes of the same rows."""

@@ -112,6 +112,7 @@ class _ClusterStatistic:
     threshold_z: float | None = None
     threshold_p: float | None = None
     threshold_f: float | None = None
+    of_z: bool = False
 
     def __post_init__(self) -> None:
         check_connectivity(self.connectivity)
@@ -126,6 +127,8 @@ class _ClusterStatistic:
             raise ValueError(f"threshold_p must be a p in (0, 0.5], got {self.threshold_p!r}")
         if self.threshold_p is None and not 0 <= given[0] < np.inf:
             raise ValueError(f"a cluster-forming threshold must be >= 0, got {given[0]!r}")
+        if self.of_z and (self.threshold_t, self.threshold_f) != (None, None):
+            raise ValueError("clusters of z (of_z) need threshold_z or threshold_p")
 
     def height(self, kind: MapKind) -> np.float32:
         """Return the threshold in the unit of the maps."""
@@ -165,6 +168,8 @@ class ClusterExtent(_ClusterStatistic):
         The cluster-forming threshold, in one of these units; a voxel at it is in. p is that of
         the whole test: two-sided ones share it between the tails. In F, clusters are formed and
         their mass is summed on F itself, else on its z.
+    of_z
+        Whether clusters are formed, and their mass is summed, on z instead of t: PALM's way.
     """
 
     @property
@@ -183,7 +188,7 @@ class ClusterMass(_ClusterStatistic):
 
     Parameters
     ----------
-    connectivity, threshold_t, threshold_z, threshold_p, threshold_f
+    connectivity, threshold_t, threshold_z, threshold_p, threshold_f, of_z
         As of `ClusterExtent`.
     mass
         ``"full"``: the sum of the cluster's values; ``"above"``: of what exceeds the threshold.
@@ -211,6 +216,11 @@ class ClusterMass(_ClusterStatistic):
 def looks_at_f(statistic: Statistic) -> bool:
     """Tell whether a statistic looks at maps of F as they are, rather than at their z."""
     return isinstance(statistic, _ClusterStatistic) and statistic.threshold_f is not None
+
+
+def looks_at_z(statistic: Statistic, of: Literal["t", "F"]) -> bool:
+    """Tell whether a statistic looks at the z of maps of t, or of F, rather than at these."""
+    return bool(getattr(statistic, "of_z", False)) if of == "t" else not looks_at_f(statistic)
 
 
 class _Clusters:

@@ -141,8 +141,8 @@ def _scoring(test: ContrastTest) -> float:
     """Return the seconds in which a map of a batch is scored, by those of the observed map."""
     engine, form, plan = test.engine, test.task.form, test.task.plan
     statistic = test.reported.statistic.astype(np.float32)
-    observed = test.reported.z.astype(np.float32) if form.is_f else statistic
-    scored = test.scored(observed, statistic, None if form.is_f else form.df)
+    z = test.reported.z.astype(np.float32)
+    scored = test.scored(z, statistic, None if form.is_f else form.df)
     most = min(len(test.task.indices), (plan and plan.maps) or SHUFFLE_TILE)
     room, one = engine.empty_maps(most, statistic.size), engine.to_device(statistic)
 

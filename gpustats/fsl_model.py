@@ -225,7 +225,7 @@ def _test(options: RandomiseOptions, model: FslModel, contrast: Contrast, title:
     one_regressor = contrast.statistic == "t" and np.count_nonzero(contrast.weights) == 1
     if options.one_sample or (one_regressor and len(np.unique(labels, axis=0)) == 1):
         errors = "ise"
-    elif all(len(np.unique(rows, axis=0)) == 1 for rows in _exchanged(model, labels)):
+    elif is_unmoved(model, contrast):
         raise DesignError(
             f"{contrast.name}: no permutation changes what this contrast tests, as it is constant "
             "among the rows that are exchanged; -1 flips signs, which tests a mean"
@@ -249,6 +249,25 @@ def _test(options: RandomiseOptions, model: FslModel, contrast: Contrast, title:
     return FslTest(contrast, title, errors, n_distinct, n_used)
 
 
+def is_unmoved(model: FslModel, contrast: Contrast) -> bool:
+    """Tell whether no permutation changes what a contrast tests.
+
+    Parameters
+    ----------
+    model
+        The design, and which of its rows are exchanged.
+    contrast
+        What is tested.
+
+    Raises
+    ------
+    DesignError
+        If blocks that are exchanged as wholes differ in size.
+    """
+    labels = _effective_rows(model, contrast)
+    return all(len(np.unique(rows, axis=0)) == 1 for rows in _exchanged(model, labels))
+
+
 def _effective_rows(model: FslModel, contrast: Contrast) -> NDArray[np.float64]:
     """Return what randomise tells rows apart by: the centred design times contrast, and block."""
     matrix = model.design.matrix
@@ -261,8 +280,8 @@ def _effective_rows(model: FslModel, contrast: Contrast) -> NDArray[np.float64]:
 
 def _exchanged(model: FslModel, labels: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
     """Yield the rows that are exchanged with one another."""
-    if model.blocks is None:
-        yield labels
+    if model.blocks is None or model.block_exchange == "both":
+        yield labels[:, :-1]
         return
     members = [np.flatnonzero(model.blocks == block) for block in np.unique(model.blocks)]
     if model.block_exchange == "within":

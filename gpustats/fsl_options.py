@@ -7,16 +7,13 @@ be abbreviated.
 
 from __future__ import annotations
 
-import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
-from gpustats.vest import NUMBER
-
-Convert: TypeAlias = Callable[[str], Any]
+from gpustats.option_words import Option, neighbours, path, positive, root, whole
 
 
 @dataclass(frozen=True)
@@ -66,80 +63,34 @@ class RandomiseOptions:
     device: str = "auto"
 
 
-class Option(NamedTuple):
-    """Say how an option is written, whose field it is, and what it takes; None for a switch."""
-
-    word: str
-    field: str
-    metavar: str
-    convert: Convert | None
-    help: str
-
-
-def _path(word: str) -> Path:
-    """Read the name of a file."""
-    if not word:
-        raise ValueError("needs the name of a file")
-    return Path(word)
-
-
-def _root(word: str) -> Path:
-    """Read what names of files begin with."""
-    if word.endswith("/") or not Path(word).name:
-        raise ValueError("needs what names of files begin with, not a folder")
-    return Path(word)
-
-
-def _whole(word: str) -> int:
-    """Read a whole number, 0 or more."""
-    if not re.fullmatch(r"\+?[0-9]{1,15}", word):
-        raise ValueError("needs a whole number, 0 or more")
-    return int(word)
-
-
-def _positive(word: str) -> float:
-    """Read a number above 0."""
-    value = float(word) if NUMBER.fullmatch(word) else 0.0
-    if not 0 < value < float("inf"):
-        raise ValueError("needs a number above 0")
-    return value
-
-
-def _neighbours(word: str) -> int:
-    """Read how many neighbours a voxel has."""
-    if word not in ("6", "18", "26"):
-        raise ValueError("needs 6, 18 or 26")
-    return int(word)
-
-
 OPTIONS = (
-    Option("-i", "input", "<input>", _path, "4D input image"),
-    Option("-o", "output", "<out_root>", _root, "what the names of all files begin with"),
-    Option("-d", "design", "<design.mat>", _path, "design matrix"),
-    Option("-t", "contrasts", "<design.con>", _path, "t contrasts"),
-    Option("-f", "f_tests", "<design.fts>", _path, "F tests, as sets of t contrasts"),
-    Option("-e", "blocks", "<design.grp>", _path, "exchangeability blocks"),
-    Option("-m", "mask", "<mask>", _path, "voxels to test; those that vary if absent"),
+    Option("-i", "input", "<input>", path, "4D input image"),
+    Option("-o", "output", "<out_root>", root, "what the names of all files begin with"),
+    Option("-d", "design", "<design.mat>", path, "design matrix"),
+    Option("-t", "contrasts", "<design.con>", path, "t contrasts"),
+    Option("-f", "f_tests", "<design.fts>", path, "F tests, as sets of t contrasts"),
+    Option("-e", "blocks", "<design.grp>", path, "exchangeability blocks"),
+    Option("-m", "mask", "<mask>", path, "voxels to test; those that vary if absent"),
     Option("-1", "one_sample", "", None, "flip signs: test the mean, without -d and -t"),
     Option("-D", "demean", "", None, "take the mean out of data and design"),
-    Option("-n", "n_permutations", "<n_perm>", _whole, "permutations, 5000; 0 for all there are"),
+    Option("-n", "n_permutations", "<n_perm>", whole, "permutations, 5000; 0 for all there are"),
     Option("-q", "count_only", "", None, "say how many permutations there are, and stop"),
-    Option("--skipTo", "skip_to", "<number>", _whole, "do only this test, F tests come first"),
+    Option("--skipTo", "skip_to", "<number>", whole, "do only this test, F tests come first"),
     Option("--fonly", "f_only", "", None, "do the F tests only"),
     Option("--permuteBlocks", "permute_blocks", "", None, "exchange the blocks of -e as wholes"),
-    Option("--seed", "seed", "<seed>", _whole, "seed of the permutations, 0"),
+    Option("--seed", "seed", "<seed>", whole, "seed of the permutations, 0"),
     Option("-x", "voxelwise", "", None, "write corrected p of voxels"),
     Option("-T", "tfce", "", None, "threshold-free cluster enhancement"),
     Option("--T2", "tfce_2d", "", None, "the same for skeletons: H=2, E=1, C=26"),
-    Option("--tfce_H", "tfce_height", "<H>", _positive, "height exponent of TFCE, 2"),
-    Option("--tfce_E", "tfce_extent", "<E>", _positive, "extent exponent of TFCE, 0.5"),
-    Option("--tfce_C", "tfce_connectivity", "<C>", _neighbours, "neighbours of TFCE, 6"),
-    Option("--tfce_D", "tfce_step", "<D>", _positive, "distance of the heights of TFCE; max/100"),
-    Option("-c", "extent_t", "<thresh>", _positive, "extent of clusters of t"),
-    Option("-C", "mass_t", "<thresh>", _positive, "mass of clusters of t"),
-    Option("-F", "extent_f", "<thresh>", _positive, "extent of clusters of F"),
-    Option("-S", "mass_f", "<thresh>", _positive, "mass of clusters of F"),
-    Option("-v", "variance_smoothing_mm", "<std>", _positive, "smooth variances of t, sigma in mm"),
+    Option("--tfce_H", "tfce_height", "<H>", positive, "height exponent of TFCE, 2"),
+    Option("--tfce_E", "tfce_extent", "<E>", positive, "extent exponent of TFCE, 0.5"),
+    Option("--tfce_C", "tfce_connectivity", "<C>", neighbours, "neighbours of TFCE, 6"),
+    Option("--tfce_D", "tfce_step", "<D>", positive, "distance of the heights of TFCE; max/100"),
+    Option("-c", "extent_t", "<thresh>", positive, "extent of clusters of t"),
+    Option("-C", "mass_t", "<thresh>", positive, "mass of clusters of t"),
+    Option("-F", "extent_f", "<thresh>", positive, "extent of clusters of F"),
+    Option("-S", "mass_f", "<thresh>", positive, "mass of clusters of F"),
+    Option("-v", "variance_smoothing_mm", "<std>", positive, "smooth variances of t, sigma in mm"),
     Option("-R", "raw", "", None, "write what clusters and TFCE score, too"),
     Option("--uncorrp", "uncorrected", "", None, "write uncorrected p, too"),
     Option("-P", "permutation_files", "", None, "write the permutations as text"),
@@ -150,7 +101,7 @@ OPTIONS = (
     Option("-h", "help", "", None, "print this"),
     Option("--help", "help", "", None, "print this"),
     Option(
-        "--results", "results", "<folder>", _path, "gpustats' own: clusters, p maps, result.json"
+        "--results", "results", "<folder>", path, "gpustats' own: clusters, p maps, result.json"
     ),
     Option("--device", "device", "<device>", str, "gpustats' own: auto, cpu, cuda, cuda:<index>"),
 )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gpustats.complete_sweeping import Complete
 from gpustats.contributions import Contributions
 from gpustats.engines import SHUFFLE_TILE, Array, Engine, resolve
-from gpustats.enhancements import MapKind, Statistic, looks_at_f
+from gpustats.enhancements import MapKind, Statistic, looks_at_z
 from gpustats.fits import Fit, PairwiseFit
 from gpustats.maps import Maps
 from gpustats.memory import cut
@@ -146,35 +146,39 @@ class ContrastTest:
         ]
 
     def _score(self, voxels: Swept, spatial: dict[str, Scored], maps: Sequence[Array]) -> None:
-        """Let every statistic see the maps of a batch: those of F first, the others their z."""
-        of_f = {statistic.name for statistic in self.statistics if looks_at_f(statistic)}
-        for on_f in (True, False):
+        """Let every statistic see the maps of a batch: those of t or F first, then those of z."""
+        of_z = {one.name for one in self.statistics if self._looks_at_z(one)}
+        for on_z in (False, True):
+            if on_z and of_z & spatial.keys():
+                voxels.to_z(maps)
             for name, scored in spatial.items():
-                if (name in of_f) is on_f:
+                if (name in of_z) is on_z:
                     for some in maps:
                         scored.add(some)
-            if on_f:
-                voxels.to_compared(maps)
+
+    def _looks_at_z(self, statistic: Statistic) -> bool:
+        """Tell whether a statistic looks at the z of the contrast's maps."""
+        return looks_at_z(statistic, self.task.contrast.statistic)
 
     def scored(
-        self, observed: NDArray[np.float32], f: NDArray[np.float32], df: float | None
+        self, z: NDArray[np.float32], statistic: NDArray[np.float32], df: float | None
     ) -> dict[str, Scored]:
         """Prepare every statistic but the voxels' own value, given the observed map.
 
         Parameters
         ----------
-        observed
-            The observed map, ``(n_voxels,)``.
-        f
-            The same as F, for what looks at that.
+        z
+            The observed map, ``(n_voxels,)``, for what looks at its z.
+        statistic
+            The same as t or F, for what looks at that.
         df
             Of maps of t; None where maps are z.
         """
-        peak = float(np.abs(observed).max() if self.two_sided else observed.max())
-        kind = MapKind(self.task.contrast.statistic, df, self.two_sided, peak)
         prepared = {}
         for one in self.statistics:
-            seen = f if looks_at_f(one) else observed
+            seen, its_df = (z, None) if self._looks_at_z(one) else (statistic, df)
+            peak = float(np.abs(seen).max() if self.two_sided else seen.max())
+            kind = MapKind(self.task.contrast.statistic, its_df, self.two_sided, peak)
             if (enhancer := one.enhancer(self.engine, self.maps.grid, kind)) is not None:
                 prepared[one.name] = Scored(
                     self.engine,
@@ -182,7 +186,7 @@ class ContrastTest:
                     seen,
                     self.two_sided,
                     self.uncorrected,
-                    self._supply(observed.size),
+                    self._supply(z.size),
                 )
         return prepared
 
@@ -232,8 +236,7 @@ class ContrastTest:
 
     def _of_scores(self, voxels: Swept, statistic: Statistic, scored: Scored) -> Outcome:
         """Collect what was found of a spatial statistic."""
-        as_it_is = voxels.df is not None or looks_at_f(statistic)
-        observed = self._reported_as(voxels.scale if as_it_is else "z")
+        observed = self._reported_as("z" if self._looks_at_z(statistic) else voxels.scale)
         maxima, counts = scored.found(len(self.task.indices))
         supply = scored.contributions
         return Outcome(

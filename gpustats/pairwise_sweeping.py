@@ -209,7 +209,7 @@ class Pairwise:
             finish(len(part))
         return np.concatenate(maxima)
 
-    def to_compared(self, maps: Sequence[Array]) -> None:
+    def to_z(self, maps: Sequence[Array]) -> None:
         """Leave maps as they are: they were filled with z."""
 
     def null_maxima(self, maxima: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,7 +13,14 @@ from gpustats.cohort import Cohort
 from gpustats.contrasts import Contrast
 from gpustats.design import Design
 from gpustats.engines import Engine, Form
-from gpustats.enhancements import ClusterExtent, ClusterMass, MapKind, Statistic, looks_at_f
+from gpustats.enhancements import (
+    ClusterExtent,
+    ClusterMass,
+    MapKind,
+    Statistic,
+    looks_at_f,
+    looks_at_z,
+)
 from gpustats.exchangeability import BlockExchange
 from gpustats.maps import Maps
 from gpustats.memory import Load, Plan, streamed
@@ -122,7 +129,7 @@ class Choices:
         check_options(contrasts, self.statistics, self.two_sided, self.scheme, df)
         sigma_mm = self.variance_smoothing_mm
         if sigma_mm is not None:
-            check_smoothing(sigma_mm, contrasts, df)
+            check_smoothing(sigma_mm, contrasts, self.statistics, df)
         load = Load(
             maps.n_voxels,
             maps.n_subjects,
@@ -248,7 +255,10 @@ def check_options(
 
 
 def check_smoothing(
-    variance_smoothing_mm: float, contrasts: Iterable[Contrast], df: float | None
+    variance_smoothing_mm: float,
+    contrasts: Iterable[Contrast],
+    statistics: Sequence[Statistic],
+    df: float | None,
 ) -> None:
     """Refuse to smooth variances where that is not what it says; ``df`` as of `check_options`."""
     check_sigma(variance_smoothing_mm)
@@ -257,6 +267,8 @@ def check_smoothing(
             "variance_smoothing_mm needs data of every subject at every voxel, got voxels that "
             "lack subjects; load the maps without missing='pairwise', or leave it out"
         )
+    if any(looks_at_z(statistic, "t") for statistic in statistics):
+        raise ValueError("t of a smoothed variance has no z; leave out of_z, or the smoothing")
     for contrast in contrasts:
         if contrast.statistic == "F":
             raise ValueError(

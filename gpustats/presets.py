@@ -25,11 +25,15 @@ class Conventions(NamedTuple):
     """Whether that is the maximum of every shuffle rather than the observed one."""
     tfce_2d_connectivity: int | None = None
     """Neighbours in TFCE of skeletons and surfaces, where the package has settings for these."""
+    of_z: bool = False
+    """Whether clusters and TFCE look at the z of t, too."""
+    times_step: bool = False
+    """Whether TFCE multiplies its sum by the distance of the heights."""
 
 
 CONVENTIONS = {
     "fsl": Conventions(26, 6, "full", "threshold_t", 100, False, 26),
-    "palm": Conventions(26, 6, "full", "threshold_z", 100, False, 6),
+    "palm": Conventions(26, 6, "full", "threshold_z", 100, True, 26, of_z=True, times_step=True),
     "nilearn": Conventions(6, 6, "above", "threshold_p", 100, True),
     "snpm": Conventions(18, 18, "above", "threshold_t", None, False),
     "mrtrix": Conventions(6, 6, "full", "threshold_t", None, False),
@@ -57,7 +61,7 @@ def compat(
         ``"t"`` or ``"F"``: what the contrasts are.
     tfce_2d
         Whether TFCE is that of FSL's ``--T2`` or PALM's ``-tfce2D``, for skeletons: H = 2,
-        E = 1, and 26 neighbours in FSL.
+        E = 1, and 26 neighbours.
 
     Returns
     -------
@@ -75,9 +79,10 @@ def compat(
     least as extreme, the observed one included, over all. FSL and nilearn leave the distance of
     the heights out of the TFCE sum. FSL forms clusters of F on F itself and sums F to their mass,
     but enhances its z by TFCE. It leaves voxels at the border of the image without TFCE; here they
-    have some. nilearn takes new heights for every rearrangement, so that
-    its scores differ in scale between them; so do PALM's, which multiplies by the distance: its
-    scores here have the heights of the observed map.
+    have some. nilearn and PALM take new heights for every rearrangement: nilearn's scores differ
+    in scale between them, PALM multiplies by the distance. PALM looks at z everywhere; where both
+    tails count it looks at the size of z, so that effects of opposite sign may share a cluster:
+    here tails are enhanced apart.
 
     Examples
     --------
@@ -91,7 +96,12 @@ def compat(
         raise ValueError(f"statistic must be 't' or 'F', got {statistic!r}")
     if tfce_2d and rules.tfce_2d_connectivity is None:
         raise ValueError(f"{package} has no settings of TFCE in 2D; FSL and PALM have")
-    levels: dict[str, Any] = {"levels": rules.tfce_levels, "own_levels": rules.own_levels}
+    levels: dict[str, Any] = {
+        "levels": rules.tfce_levels,
+        "own_levels": rules.own_levels,
+        "times_step": rules.times_step,
+        "of_z": rules.of_z,
+    }
     if tfce_2d and rules.tfce_2d_connectivity is not None:
         tfce = Tfce(extent=1, connectivity=rules.tfce_2d_connectivity, **levels)
     else:
@@ -104,5 +114,6 @@ def compat(
     forming: dict[str, Any] = {
         "connectivity": rules.cluster_connectivity,
         unit: cluster_forming_threshold,
+        "of_z": rules.of_z,
     }
     return Voxelwise(), tfce, ClusterExtent(**forming), ClusterMass(**forming, mass=rules.mass)

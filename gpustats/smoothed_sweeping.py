@@ -92,7 +92,7 @@ class Smoothed:
         """Compute a batch of shuffles: fill their maps, count, return what compares with limits."""
         return self._fill(batch, maps, self._exceeding, finish)
 
-    def to_compared(self, maps: Sequence[Array]) -> None:
+    def to_z(self, maps: Sequence[Array]) -> None:
         """Leave maps as they are: they were filled with pseudo-t."""
 
     def null_maxima(self, maxima: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -53,12 +53,12 @@ class Swept(Protocol):
 
     @property
     def observed(self) -> NDArray[np.float32]:
-        """The map that spatial statistics look at, of shuffle 0, ``(n_voxels,)``."""
+        """The z of shuffle 0, where statistics look at z, ``(n_voxels,)``."""
         ...
 
     @property
     def observed_statistic(self) -> NDArray[np.float32]:
-        """The same in the unit of the maps that `sweep` fills, ``(n_voxels,)``."""
+        """The same in the unit of the maps that `sweep` fills: t or F, ``(n_voxels,)``."""
         ...
 
     @property
@@ -86,8 +86,8 @@ class Swept(Protocol):
         """
         ...
 
-    def to_compared(self, maps: Sequence[Array]) -> None:
-        """Turn maps that `sweep` filled into what spatial statistics look at: F into its z."""
+    def to_z(self, maps: Sequence[Array]) -> None:
+        """Turn maps that `sweep` filled with t or F into z."""
         ...
 
     def null_maxima(self, maxima: NDArray[np.float64]) -> NDArray[np.float64]:

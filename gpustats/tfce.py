@@ -40,6 +40,11 @@ class Tfce:
     own_levels
         Whether the levels of every shuffle reach up to its own largest value: nilearn's way. Its
         scores are then in units of their own, which costs power.
+    times_step
+        Whether the sum is multiplied by the distance of the heights, as an integral is: PALM's
+        way, whose levels are each shuffle's own.
+    of_z
+        Whether z is enhanced instead of t: PALM's way, too. Of F it always is.
 
     References
     ----------
@@ -52,9 +57,13 @@ class Tfce:
     step: float | None = None
     levels: int | None = None
     own_levels: bool = False
+    times_step: bool = False
+    of_z: bool = False
 
     def __post_init__(self) -> None:
         check_connectivity(self.connectivity)
+        if self.times_step and self.step is None and self.levels is None:
+            raise ValueError("times_step needs step or levels; the exact integral has no step")
         if self.own_levels and self.levels is None:
             raise ValueError("own_levels needs the number of levels")
         if self.step is not None and self.levels is not None:
@@ -79,7 +88,8 @@ class Tfce:
             step = kind.peak * ABOVE_THE_PEAK / self.levels
         lattice = grid.lattice(self.connectivity)
         tie = RELATIVE_TIE[kind.statistic]
-        enhanced = _Enhanced(engine, lattice, (self.extent, self.height), step, tie)
+        exponents = self.extent, self.height
+        enhanced = _Enhanced(engine, lattice, exponents, step, tie, self.times_step)
         if self.own_levels and self.levels is not None:
             return _OwnLevels(enhanced, self.levels, kind.two_sided)
         return enhanced
@@ -94,17 +104,26 @@ class _Enhanced:
     exponents: tuple[float, float]
     step: float
     tie: float
+    times_step: bool
+
+    @property
+    def unit(self) -> float:
+        """What the engine's sums are multiplied by."""
+        return self.step if self.times_step and self.step else 1.0
 
     def peaks(self, maps: Array, reaching: ScoreCounts | None) -> NDArray[np.float64]:
         """Return the largest TFCE score of each map, and count."""
         form = self.lattice, *self.exponents, self.step
         if reaching is None:
-            return self.engine.to_host(self.engine.tfce_peaks(maps, *form))
-        return self.engine.to_host(self.engine.tfce_counts(maps, *form, reaching))
+            return self.unit * self.engine.to_host(self.engine.tfce_peaks(maps, *form))
+        if self.unit != 1:
+            reaching = reaching._replace(limits=reaching.limits / self.unit)
+        return self.unit * self.engine.to_host(self.engine.tfce_counts(maps, *form, reaching))
 
     def scores(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the TFCE score of every voxel."""
-        return self.engine.tfce_scores(values, self.lattice, *self.exponents, self.step)
+        scores = self.engine.tfce_scores(values, self.lattice, *self.exponents, self.step)
+        return self.unit * scores
 
     def limits(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the scores, but for their last digits."""
