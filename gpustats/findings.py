@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpustats import simes
 from gpustats.records import Record
 from gpustats.spaces import Grid
 from gpustats.tables import find_clusters
@@ -25,14 +26,21 @@ STATISTIC_NAMES = {
     "cluster_extent": "Cluster extent",
     "cluster_mass": "Cluster mass",
     "tfce": "TFCE",
+    "true_discoveries": "True discoveries",
 }
 ADJECTIVES = {
     "voxelwise": "voxelwise",
     "cluster_extent": "cluster-extent",
     "cluster_mass": "cluster-mass",
     "tfce": "TFCE",
+    "true_discoveries": "true-discovery",
 }
-SCORES = {"cluster_extent": "voxels", "cluster_mass": "mass", "tfce": "TFCE score"}
+SCORES = {
+    "cluster_extent": "voxels",
+    "cluster_mass": "mass",
+    "tfce": "TFCE score",
+    "true_discoveries": "log10 of rank / p",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +87,11 @@ class Finding:
         """What each statistic of a permutation test found; none of a fit."""
         tests: Sequence[Mapping[str, Any]] = self.entry.get("statistics", ())
         return tests
+
+    @property
+    def of_voxels(self) -> Sequence[Mapping[str, Any]]:
+        """What the statistics found that score voxels, not their ranks."""
+        return [test for test in self.tests if test["statistic"] != simes.NAME]
 
     @property
     def kept(self) -> Mapping[str, Any]:

@@ -170,7 +170,11 @@ def _write_contrast(
     facts = describe_clusters(
         clusters,
         maps,
-        {outcome.statistic: p for outcome, p in zip(outcomes, corrected, strict=True)},
+        {
+            outcome.statistic: p
+            for outcome, p in zip(outcomes, corrected, strict=True)
+            if outcome.statistic != simes.NAME  # whose maxima are of ranks, not of voxels
+        },
         parametric_proportions(maps, clusters, rule.two_sided, table)
         | _proportions(outcomes, labels, table.true_discovery_alpha),
         table.atlases,

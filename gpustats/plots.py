@@ -142,7 +142,8 @@ def null_picture(null: NullDistribution) -> str:
             label = f"threshold (p ≤ {null.alpha:g})"
             axes.axvline(null.threshold, color=THRESHOLD, ls="--", lw=1.6, label=label)
         axes.axvline(null.observed, color=OBSERVED, lw=1.8, label="observed")
-        axes.set_xlabel(f"largest {null.unit}")
+        is_root = axes.get_xscale() != "linear"
+        axes.set_xlabel(f"largest {null.unit}{' (square-root scale)' if is_root else ''}")
         axes.set_ylabel("shuffles")
         axes.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize="small")

@@ -154,7 +154,7 @@ def _section(finding: Finding, view: View) -> Section:
 def _test(finding: Finding, test: Mapping[str, Any]) -> Test:
     """Tell and draw what a statistic of a permutation test found."""
     name, alpha = test["statistic"], float(finding.entry["alpha"])
-    unit = SCORES.get(name, "z" if test["scale"] == "z" else finding.statistic)
+    unit = SCORES.get(name, finding.statistic if test["scale"] == "statistic" else test["scale"])
     threshold = test["fwe_thresholds"][f"{alpha:g}"]
     observed = float(test["score_there"])
     size = abs(observed) if finding.two_sided else observed

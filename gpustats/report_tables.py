@@ -111,7 +111,11 @@ def _columns(finding: Finding) -> list[Column]:
         Column("Peak", "x, y, z (mm)", lambda _, peak, __: place(peak["mm"])),
         Column("Peak", "z", _number("z", "{:.2f}")),
         Column("Peak", statistic, _number("statistic", "{:.2f}")),
-        Column("Peak", "p", lambda _, peak, __: _or_none(peak.get("p"), p_value)),
+        Column(
+            "Peak",
+            f"p ({finding.entry.get('p_of_peaks', 'one-sided').partition(',')[0]})",
+            lambda _, peak, __: _or_none(peak.get("p"), p_value),
+        ),
         Column("Peak", f"effect{LEVEL}", lambda _, peak, __: _effect(peak)),
         *(
             Column("Peak", f"{name}{LEVEL}", _effect_size(name))

@@ -265,7 +265,7 @@ def _others(finding: Finding) -> str:
     """Say how many voxels survive by the statistics that say nothing about the clusters."""
     found = [
         f"{count(test['n_surviving_voxels'], 'voxel')} by {ADJECTIVES.get(name, name)} p"
-        for test in finding.tests[1:]
+        for test in finding.of_voxels[1:]
         for name in [test["statistic"]]
     ]
     return f" Besides, there survive {_listed(found)}." if found else ""

@@ -138,7 +138,7 @@ def voxel_maps(finding: Finding) -> dict[str, NDArray[np.float64]]:
         "z": finding.z,
         "effect": None if finding.statistic == "F" else finding.values("stat-effect"),
     }
-    for test in finding.tests:
+    for test in finding.of_voxels:
         label = test["statistic"].replace("_", "")
         p = finding.values(f"stat-p_desc-{label}fwe")
         name = ADJECTIVES.get(test["statistic"], test["statistic"])

@@ -211,6 +211,7 @@ def test_the_command_line_tells_the_proportion_of_each_cluster(run, rng):
     column = peaks["True Discovery Proportion (permutation)"].tolist()
     assert [one["id"] for one in contrast["clusters"]] == peaks["Cluster ID"].astype(int).tolist()
     assert [one["true_discovery_proportion_permutation"] for one in contrast["clusters"]] == column
+    assert set(contrast["clusters"][0]["p_corrected"]) == {"voxelwise"}
     # a voxel may survive alone and be no discovery: the line through all ranks is lower
     assert 0 <= min(column) < max(column) == 1
     status, _, _ = run(*words, "--output-dir", "without")
