@@ -137,11 +137,7 @@ def read_model(options: RandomiseOptions, n_maps: int) -> FslModel:
     """
     _check(options)
     matrix, weights, titles = _files(options, n_maps)
-    if len(matrix) != n_maps:
-        raise DesignError(
-            f"{options.design}: the design has {len(matrix)} rows, but {options.input} has "
-            f"{n_maps} volumes"
-        )
+    check_rows(matrix, options.design, options.input, n_maps)
     groups = np.ones(n_maps, np.int64)
     if options.blocks is not None:
         groups = read_blocks(options.blocks, n_maps)
@@ -247,6 +243,22 @@ def _test(options: RandomiseOptions, model: FslModel, contrast: Contrast, title:
         )
     n_used = options.n_permutations or n_distinct
     return FslTest(contrast, title, errors, n_distinct, n_used)
+
+
+def check_rows(
+    matrix: NDArray[np.float64], design: Path | None, data: Path | None, n_maps: int
+) -> None:
+    """Refuse a design of other rows than there are volumes, given the files of both.
+
+    Raises
+    ------
+    DesignError
+        If the numbers differ.
+    """
+    if len(matrix) != n_maps:
+        raise DesignError(
+            f"{design}: the design has {len(matrix)} rows, but {data} has {n_maps} volumes"
+        )
 
 
 def is_unmoved(model: FslModel, contrast: Contrast) -> bool:

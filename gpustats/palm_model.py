@@ -29,7 +29,7 @@ from gpustats.contrasts import Contrast, DesignError
 from gpustats.design import Design
 from gpustats.enhancements import ClusterExtent, ClusterMass, Statistic, Voxelwise
 from gpustats.exchangeability import Errors, Exchangeability
-from gpustats.fsl_model import MOST_EXHAUSTIVE, FslModel, is_unmoved
+from gpustats.fsl_model import MOST_EXHAUSTIVE, FslModel, check_rows, is_unmoved
 from gpustats.palm_files import FREE, Blocks, check_variance_groups, read_blocks, read_f_tests
 from gpustats.palm_files import read_table as read
 from gpustats.palm_options import PalmOptions
@@ -125,11 +125,7 @@ def read_model(options: PalmOptions, n_maps: int) -> PalmModel:
     """
     _check(options)
     matrix = np.ones((n_maps, 1)) if options.design is None else read(options.design).matrix
-    if len(matrix) != n_maps:
-        raise DesignError(
-            f"{options.design}: the design has {len(matrix)} rows, but {options.input} has "
-            f"{n_maps} volumes"
-        )
+    check_rows(matrix, options.design, options.input, n_maps)
     blocks = FREE
     if options.blocks is not None:
         within, whole = options.within, options.whole

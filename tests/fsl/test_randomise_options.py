@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 import pytest
+from mutations import mutated
 
 from gpustats.fsl_options import NOT_HERE, OPTIONS, RandomiseOptions, parse, usage
 
@@ -44,34 +45,11 @@ def as_fsl_takes(words):
     return taken
 
 
-def mutated(line, rng):
-    """A line with up to three accidents."""
-    words = line.split(" ")
-    for _ in range(rng.randint(1, 3)):
-        k = rng.randrange(len(words) + 1)
-        kind = rng.randrange(6)
-        if kind == 0:
-            words.insert(k, rng.choice(PIECES))
-        elif kind == 1 and k < len(words):
-            del words[k]
-        elif kind == 2 and k < len(words):
-            words.insert(rng.randrange(len(words)), words.pop(k))
-        elif kind == 3 and k < len(words):
-            at = rng.randrange(len(words[k]) + 1)
-            words[k] = words[k][:at] + rng.choice(PIECES) + words[k][at:]
-        elif kind == 4 and k < len(words):
-            at = rng.randrange(len(words[k]) + 1)
-            words[k] = words[k][:at] + words[k][at + 1 :]
-        else:
-            words += rng.choice(LINES).split(" ")[:k]
-    return words or ["-x"]
-
-
 def test_no_mutated_line_is_taken_for_another():
     rng = random.Random(20261)
     plain, accepted, refusals = RandomiseOptions(), 0, []
     for _ in range(10_000):
-        words = mutated(rng.choice(LINES), rng)
+        words = mutated(rng.choice(LINES), rng, PIECES, LINES)
         try:
             found = parse(words)
         except ValueError as error:
@@ -102,7 +80,7 @@ def test_mutated_lines_end_in_one_line(run, group_of):
     names = {"all": "all.nii.gz", "mask": "all.nii.gz"}
     rng = random.Random(7)
     for _ in range(300):
-        words = mutated(rng.choice(LINES[:5]), rng)
+        words = mutated(rng.choice(LINES[:5]), rng, PIECES, LINES)
         words = [
             str(group.folder / names.get(word, word.replace("a.", "design.", 1)))
             if word in names or word.startswith(("a.", "design."))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mutations import mutated
 
 from gpustats.contrasts import DesignError
 from gpustats.palm_files import parse_csv
@@ -35,28 +36,6 @@ PIECES = (
 )
 
 
-def mutated(line, rng):
-    """A line with up to three accidents."""
-    words = line.split(" ")
-    for _ in range(rng.randint(1, 3)):
-        k, kind = rng.randrange(len(words) + 1), rng.randrange(6)
-        if kind == 0:
-            words.insert(k, rng.choice(PIECES))
-        elif kind == 1 and k < len(words):
-            del words[k]
-        elif kind == 2 and k < len(words):
-            words.insert(rng.randrange(len(words)), words.pop(k))
-        elif kind == 3 and k < len(words):
-            at = rng.randrange(len(words[k]) + 1)
-            words[k] = words[k][:at] + rng.choice(PIECES) + words[k][at:]
-        elif kind == 4 and k < len(words):
-            at = rng.randrange(len(words[k]) + 1)
-            words[k] = words[k][:at] + words[k][at + 1 :]
-        else:
-            words += rng.choice(LINES).split(" ")[:k]
-    return words or ["-T"]
-
-
 def as_palm_takes(words):
     """PALM's own loop: an option, and the words behind it that it takes."""
     taken, k = [], 0
@@ -83,7 +62,7 @@ def test_no_mutated_line_is_taken_for_another():
     rng = random.Random(20263)
     plain, accepted, refusals = PalmOptions(), 0, []
     for _ in range(6_000):
-        words = mutated(rng.choice(LINES), rng)
+        words = mutated(rng.choice(LINES), rng, PIECES, LINES)
         try:
             found, _ = parse(words)
         except ValueError as error:
@@ -143,7 +122,7 @@ def test_mutated_lines_end_in_one_line(run, group_of):
     rng = random.Random(5)
     n_done = 0
     for _ in range(250):
-        words = mutated(rng.choice(LINES[:5]), rng)
+        words = mutated(rng.choice(LINES[:5]), rng, PIECES, LINES)
         words = ["all.nii.gz" if word in ("a", "all", "mask") else word for word in words]
         words = ["d.csv" if word == "design.csv" else word for word in words]
         words = ["t.csv" if word == "design.con" else word for word in words]
