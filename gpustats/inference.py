@@ -198,8 +198,8 @@ def permutation_test(  # noqa: PLR0913 -- each argument is one choice of the tes
     engine, budget = resolve(device), parse_bytes(memory)
     design = design_for(maps, design)
     contrasts = named_contrasts(design, contrast)
-    crew = crew_of(client, device, allow_mixed=allow_mixed, alone=checkpoint is not None)
     tasks = choices.tasks(maps, design, contrasts.values(), engine, budget)
+    crew = crew_of(client, device, allow_mixed=allow_mixed, alone=checkpoint is not None)
     told = choices.as_settings()
     settings = {**told, **described(tasks)}
     fitted = fit(maps, design, device=device, memory=budget)
