@@ -141,8 +141,9 @@ def _scoring(test: ContrastTest) -> float:
     """Return the seconds in which a map of a batch is scored, by those of the observed map."""
     engine, form, plan = test.engine, test.task.form, test.task.plan
     statistic = test.reported.statistic.astype(np.float32)
-    z = test.reported.z.astype(np.float32)
-    scored = test.scored(z, statistic, None if form.is_f else form.df)
+    scored = test.scored(
+        lambda: test.reported.z.astype(np.float32), statistic, None if form.is_f else form.df
+    )
     most = min(len(test.task.indices), (plan and plan.maps) or SHUFFLE_TILE)
     room, one = engine.empty_maps(most, statistic.size), engine.to_device(statistic)
 

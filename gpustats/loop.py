@@ -6,7 +6,7 @@ continued by another process.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -103,7 +103,7 @@ class ContrastTest:
     def _by_shuffles(self, voxels: Swept, finish: Finish, keeper: Keeper) -> list[Outcome]:
         """Take batches of shuffles one by one, all voxels inside: whole maps can be scored."""
         indices = self.task.indices
-        spatial = self.scored(voxels.observed, voxels.observed_statistic, voxels.df)
+        spatial = self.scored(lambda: voxels.observed, voxels.observed_statistic, voxels.df)
         with_voxels = any(statistic.name == "voxelwise" for statistic in self.statistics)
         supply = self._supply(voxels.n_voxels) if with_voxels else None
         rooms = self._rooms(voxels.n_voxels) if self.task.load.spatial else []
@@ -161,22 +161,26 @@ class ContrastTest:
         return looks_at_z(statistic, self.task.contrast.statistic)
 
     def scored(
-        self, z: NDArray[np.float32], statistic: NDArray[np.float32], df: float | None
+        self,
+        z: Callable[[], NDArray[np.float32]],
+        statistic: NDArray[np.float32],
+        df: float | None,
     ) -> dict[str, Scored]:
         """Prepare every statistic but the voxels' own value, given the observed map.
 
         Parameters
         ----------
         z
-            The observed map, ``(n_voxels,)``, for what looks at its z.
+            Computes the observed map, ``(n_voxels,)``, for what looks at its z.
         statistic
             The same as t or F, for what looks at that.
         df
             Of maps of t; None where maps are z.
         """
         prepared = {}
+        of_z = z() if any(map(self._looks_at_z, self.statistics)) else statistic
         for one in self.statistics:
-            seen, its_df = (z, None) if self._looks_at_z(one) else (statistic, df)
+            seen, its_df = (of_z, None) if self._looks_at_z(one) else (statistic, df)
             peak = float(np.abs(seen).max() if self.two_sided else seen.max())
             kind = MapKind(self.task.contrast.statistic, its_df, self.two_sided, peak)
             if (enhancer := one.enhancer(self.engine, self.maps.grid, kind)) is not None:
@@ -186,7 +190,7 @@ class ContrastTest:
                     seen,
                     self.two_sided,
                     self.uncorrected,
-                    self._supply(z.size),
+                    self._supply(statistic.size),
                 )
         return prepared
 
