@@ -46,7 +46,7 @@ nitpick_ignore_regex = [
     (r"py:class", r"(NDArray|BlockExchange|Client|Scheme|StoredMaps)"),
     # what only developers meet
     (r"py:class", r"gpustats\.(engines|exchangeability|masker|memory|report|spaces|stored)\..*"),
-    (r"py:class", r"gpustats\.(cohort_header|extra_maps)\..*"),
+    (r"py:class", r"gpustats\.(cohort_header|extra_maps|model_outputs)\..*"),
 ]
 
 # gallery
