@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gpustats import cli_options
 from gpustats.archives import save_inference
 from gpustats.checkpoints import remove_checkpoint
@@ -184,14 +187,7 @@ def _permute(options: argparse.Namespace) -> None:
     design = make_design(options, table, group)
     contrasts = make_contrasts(options, design)
     _check_unit(options, contrasts)
-    test = {
-        "statistics": tuple(statistics),
-        "shuffles": part,
-        "blocks": blocks,
-        "two_sided": False if options.one_sided else None,
-        "variance_smoothing_mm": options.variance_smoothing,
-        **{name: getattr(options, name) for name in OF_TEST},
-    }
+    test = _arguments(options, statistics, part, blocks)
     if options.dry_run:
         print_plan_of_test(options, group, design, contrasts, test, wanted)
         return
@@ -235,6 +231,23 @@ def _permute(options: argparse.Namespace) -> None:
         print_summary(summary, options.output_dir)
     else:
         print_part(inference, options.output_dir / file_of(part))
+
+
+def _arguments(
+    options: argparse.Namespace,
+    statistics: Sequence[Statistic],
+    part: range | Shard | None,
+    blocks: NDArray[np.int64] | None,
+) -> dict[str, Any]:
+    """Return what the test is told, by the names of its arguments."""
+    return {
+        "statistics": tuple(statistics),
+        "shuffles": part,
+        "blocks": blocks,
+        "two_sided": False if options.one_sided else None,
+        "variance_smoothing_mm": options.variance_smoothing,
+        **{name: getattr(options, name) for name in OF_TEST},
+    }
 
 
 @contextmanager
